@@ -1,0 +1,1 @@
+"""Thin Ray wrappers and the wiring. The only package that imports ray."""

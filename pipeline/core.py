@@ -1,0 +1,188 @@
+"""The values that flow through Longwatch: frames in, carriers kept, answers out.
+
+Absolute times are UTC milliseconds since 1970 (`*_ms`): exact in a Redis score, and fine enough for any camera.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def clock(at_ms: int) -> str:
+    """A time as people read it: local, to the second."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%H:%M:%S")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeRange:
+    """A closed span of UTC milliseconds."""
+
+    start_ms: int
+    end_ms: int
+
+    def __contains__(self, at_ms: int) -> bool:
+        return self.start_ms <= at_ms <= self.end_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """A camera as configured. `uri` may hold credentials: show it only through `pipeline.redact`."""
+
+    id: str
+    uri: str = field(repr=False)
+    fps: float = 1.0  # frames a second given to the model
+
+    def __post_init__(self) -> None:
+        if not CAMERA_ID.fullmatch(self.id):
+            raise BadCamera(f"camera id {self.id!r}: use 1-63 of a-z, 0-9, '-' and '_', starting with a letter or digit")
+        if not 0 < self.fps <= 30:
+            raise BadCamera(f"camera {self.id}: fps must be above 0 and at most 30, not {self.fps}")
+
+
+class CameraPhase(StrEnum):
+    """Where a camera stands with its supervisor."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    LOST = "lost"  # waiting to reconnect
+    ENDED = "ended"  # a file that was played to its end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraStatus:
+    """What the ingest knows of one camera now."""
+
+    camera_id: str
+    phase: CameraPhase
+    frames: int = 0  # handed on to prefill
+    dropped: int = 0  # replaced by newer ones before prefill took them
+    reconnects: int = 0
+    last_frame_ms: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """One sampled picture with both clocks: `pts_ns` orders frames within a connection, `captured_ms` is shown to people."""
+
+    camera_id: str
+    pts_ns: int
+    captured_ms: int
+    image: NDArray[np.uint8]  # [height, width, 3] RGB, read-only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class CarrierKey:
+    """Names one carrier: a camera and the capture time of its frame."""
+
+    camera_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Carrier:
+    """One frame's semantic carrier (arXiv 2503.09387, 3.2): the unit of put, select and evict.
+
+    `embedding` [hidden] is the mean of the frame's visual tokens. `kv` [layers, 2, kv_heads, head_dim] holds the carrier
+    token's keys BEFORE rotary embedding (index 0) and values (index 1) of every layer.
+    """
+
+    key: CarrierKey
+    fingerprint: str  # of the ModelSpec that made it; no other model may read it
+    span: TimeRange  # the time it stands for
+    embedding: NDArray[Any]  # float16 or float32, as is kv
+    kv: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What an analyst asks. No cameras means those named in the text, or all; no time means everything remembered."""
+
+    text: str
+    cameras: tuple[str, ...] = ()
+    when: TimeRange | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A moment that the answer rests on, and how much of the answer's attention it drew (0 to 1)."""
+
+    camera_id: str
+    at_ms: int  # the carrier, and the picture, at the centre
+    span: TimeRange
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A time that was asked about but is not remembered, and why."""
+
+    camera_id: str
+    span: TimeRange
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was said, how sure, on what grounds, and what could not be looked at."""
+
+    text: str
+    probability: float  # of the words said, by the model
+    evidence: tuple[Evidence, ...]  # best first; empty when nothing was seen
+    gaps: tuple[Gap, ...]
+    cameras: tuple[str, ...]  # looked at
+    carriers: int  # looked at
+    model: str  # fingerprint
+    took_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A condition in words that is watched for on every new carrier."""
+
+    id: str
+    condition: str  # "a truck is at the dock"
+    cameras: tuple[str, ...] = ()  # none: those named in the condition, or all
+    threshold: float = 0.5  # least probability of yes
+    cooldown_s: float = 30.0  # silence per camera after an alert
+    webhook: str | None = field(default=None, repr=False)  # may hold a token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A rule that came true."""
+
+    id: str
+    rule_id: str
+    condition: str
+    camera_id: str
+    at_ms: int
+    probability: float
+    evidence: tuple[Evidence, ...]
+
+
+class LongwatchError(Exception):
+    """Anything that went wrong in a way Longwatch knows of."""
+
+
+class BadCamera(LongwatchError):
+    """A camera that cannot be taken as described."""
+
+
+class UnknownCamera(LongwatchError):
+    """A camera that is not, and was not, watched."""
+
+
+class NoMemory(LongwatchError):
+    """Nothing is remembered of the cameras and the time asked about."""
+
+
+class StoreUnavailable(LongwatchError):
+    """The long-term memory cannot be reached now."""
