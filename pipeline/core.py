@@ -4,6 +4,7 @@ Absolute times are UTC milliseconds since 1970 (`*_ms`): exact in a Redis score,
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +19,12 @@ CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 def clock(at_ms: int) -> str:
     """A time as people read it: local, to the second."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%H:%M:%S")
+
+
+def named(text: str, cameras: Iterable[str]) -> list[str]:
+    """The cameras whose ids stand in a text as words: "gate" is not in "gate-2"."""
+    words = set(re.findall(r"[a-z0-9_-]+", text.lower()))
+    return [camera for camera in cameras if camera in words]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +106,15 @@ class Carrier:
     span: TimeRange  # the time it stands for
     embedding: NDArray[Any]  # float16 or float32, as is kv
     kv: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CarrierWrite:
+    """What is kept of one frame."""
+
+    carrier: Carrier
+    picture: bytes = field(repr=False)  # JPEG
+    live: tuple[int, ...]  # at_ms of the camera's live memory after this carrier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,278 @@
+"""Frames out of a camera or a video file, by GStreamer: the only module of the product that knows it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+import gi
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core import BadCamera, Camera, Frame
+from pipeline.errors import CameraLost
+from pipeline.redact import redact
+from pipeline.sampling import KeyGate, Sampler
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstApp", "1.0")
+from gi.repository import Gst, GstApp  # noqa: E402, F401  (GstApp: gives appsink its methods)
+
+Gst.init(None)
+
+_SECOND = 1_000_000_000
+_NTP_TO_UNIX_NS = 2_208_988_800 * _SECOND
+_SANE_NS = 5 * _SECOND  # how far a camera's clock may be from ours and still be believed
+_NTP = Gst.Caps.from_string("timestamp/x-ntp")
+_POLL_NS = _SECOND // 5  # how late a stop or an error may be noticed
+_TCP = 4  # GstRTSPLowerTrans
+_SCHEMES = ("rtsp", "rtsps", "http", "https", "file", "")
+_UNPACK = {"H264": "rtph264depay", "H265": "rtph265depay", "JPEG": "rtpjpegdepay"}
+_DECODERS = {  # by codec, best first
+    "video/x-h264": ("avdec_h264", "openh264dec"),
+    "video/x-h265": ("avdec_h265", "libde265dec"),
+    "image/jpeg": ("jpegdec", "avdec_mjpeg"),
+}
+_REASONS = {
+    Gst.ResourceError.NOT_AUTHORIZED: "the camera refuses the user name or the password (401): correct the login in its address",
+    Gst.ResourceError.NOT_FOUND: "nothing is there (404): correct the path in the camera's address, or the name of the file",
+    Gst.ResourceError.OPEN_READ_WRITE: "cannot connect: check the camera's host and port, and that it is switched on",
+}
+
+
+class GstSource:
+    """One camera. Each `frames()` is one connection; capture times grow strictly over all of them."""
+
+    def __init__(self, camera: Camera, *, silence_s: float = 10.0, max_width: int = 640) -> None:
+        self._camera, self._silence_s, self._max_width = camera, silence_s, max_width
+        self._address = urlsplit(camera.uri)
+        if self._address.scheme not in _SCHEMES:
+            raise BadCamera(f"camera {camera.id}: {self._address.scheme}:// is not supported; use rtsp, rtsps, http, https or a file")
+        self._closed = threading.Event()
+        self._last_ms = 0
+        self.decoded = 0  # pictures decoded on this connection: what sampling costs
+
+    def close(self) -> None:
+        """Make `frames()` return soon, from any thread."""
+        self._closed.set()
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames as they come, at the camera's rate; ends with a file, or with `close`, and raises CameraLost otherwise."""
+        graph = _Graph(self._camera, self._address, self._silence_s, self._max_width)
+        try:
+            graph.play()
+            while not self._closed.is_set():
+                sample = graph.pull()
+                self.decoded = graph.pictures
+                if sample is not None:
+                    yield self._frame(sample, graph)
+                elif graph.ended():
+                    return
+        finally:
+            graph.stop()
+
+    def _frame(self, sample: Any, graph: "_Graph") -> Frame:
+        buffer = sample.get_buffer()
+        self._last_ms = max(graph.captured_ms(sample), self._last_ms + 1)
+        return Frame(camera_id=self._camera.id, pts_ns=buffer.pts, captured_ms=self._last_ms, image=_image(sample))
+
+
+class _Graph:
+    """The GStreamer pipeline of one connection: source ! parsebin ! (gate) ! decoder ! (sampler) ! convert and scale ! appsink."""
+
+    def __init__(self, camera: Camera, address: SplitResult, silence_s: float, max_width: int) -> None:
+        self._is_file = address.scheme in ("file", "")
+        self._silence_s, self._max_width = silence_s, max_width
+        self._ahead_s = 3 / camera.fps if self._is_file else 0.0  # how long a file may wait for its next picture to be due
+        self._fps, self._gate, self._sampler = camera.fps, KeyGate(camera.fps, silence_s / 2), Sampler(camera.fps)
+        self._fault: str | None = None  # what a streaming thread found wrong
+        self.pictures = 0  # decoded
+        self._alive_s = time.monotonic()  # when the last of them was, or the connection began
+        self._held = False  # whether the decoder may be keeping a picture back
+        self._trust_ntp = True
+        self._undo: list[Callable[[], Any]] = []
+        self._pipeline = Gst.Pipeline()
+        self._parse = self._add("parsebin")
+        self._on(self._parse, "pad-added", self._on_parsed)
+        self._on(self._parse, "no-more-pads", self._on_all_parsed)
+        self._scale = self._add("videoconvertscale")
+        self._size = self._add("capsfilter")
+        self._sink = self._add("appsink", max_buffers=2, drop=True, sync=self._is_file)  # in sync, a file plays in real time
+        Gst.Element.link_many(self._scale, self._size, self._sink)
+        self._add_source(address)
+
+    def play(self) -> None:
+        """Begin to connect."""
+        self._pipeline.set_state(Gst.State.PLAYING)
+
+    def stop(self) -> None:
+        """Disconnect, end every streaming thread, and cut the callbacks, whose cycles no garbage collector sees."""
+        self._pipeline.set_state(Gst.State.NULL)
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
+
+    def pull(self) -> Any:
+        """The next sampled picture, or None when there is none yet."""
+        return self._sink.try_pull_sample(_POLL_NS)
+
+    def ended(self) -> bool:
+        """Whether a file has come to its end; raises CameraLost when there is nothing more to hope for."""
+        message = self._pipeline.get_bus().pop_filtered(Gst.MessageType.ERROR | Gst.MessageType.EOS)
+        if self._fault:
+            raise CameraLost(self._fault)
+        if message is not None and message.type == Gst.MessageType.ERROR:
+            raise CameraLost(_reason(*message.parse_error()))
+        if message is not None and not self.pictures:
+            raise CameraLost("nothing in it could be decoded: the file is damaged, or holds no pictures")
+        if message is not None and not self._is_file:
+            raise CameraLost("the camera ended the stream")
+        if time.monotonic() - self._alive_s > self._silence_s + self._ahead_s:
+            raise CameraLost(f"no picture for {self._silence_s:g} s: it is silent, or what it sends cannot be decoded")
+        return message is not None
+
+    def captured_ms(self, sample: Any) -> int:
+        """When a picture was taken: by the camera's clock if that is sane, else by when it came."""
+        now_ns, clock_ns = time.time_ns(), self._pipeline.get_clock().get_time()
+        meta = sample.get_buffer().get_reference_timestamp_meta(_NTP)
+        if meta and self._trust_ntp:
+            taken_ns: int = meta.timestamp - _NTP_TO_UNIX_NS
+            # Once seen wrong it is not believed again on this connection: jumping between two clocks is worse than either.
+            self._trust_ntp = abs(taken_ns - now_ns) < _SANE_NS
+            if self._trust_ntp:
+                return taken_ns // 1_000_000
+        running_ns = sample.get_segment().to_running_time(Gst.Format.TIME, sample.get_buffer().pts)
+        return int(now_ns - clock_ns + self._pipeline.get_base_time() + running_ns) // 1_000_000
+
+    def _add(self, factory: str, **properties: Any) -> Any:
+        element = Gst.ElementFactory.make(factory)
+        if element is None:
+            raise CameraLost(f"GStreamer has no {factory!r} here: install its good, bad and libav plugins")
+        for name, value in properties.items():
+            element.set_property(name.replace("_", "-"), value)
+        self._pipeline.add(element)
+        return element
+
+    def _on(self, element: Any, signal: str, call: Callable[..., Any]) -> None:
+        self._undo.append(partial(element.disconnect, element.connect(signal, call)))
+
+    def _probe(self, pad: Any, kind: Any, call: Callable[..., Any]) -> None:
+        self._undo.append(partial(pad.remove_probe, pad.add_probe(kind, call)))
+
+    def _add_source(self, address: SplitResult) -> None:
+        if self._is_file:
+            self._add("filesrc", location=unquote(address.path) if address.scheme else address.path).link(self._parse)
+            return
+        # The login goes in by itself, so that no message of GStreamer can hold it.
+        bare = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
+        login = {"user_id": unquote(address.username or ""), "user_pw": unquote(address.password or "")} if address.username else {}
+        if address.scheme.startswith("http"):
+            self._add("souphttpsrc", location=bare, is_live=True, do_timestamp=True, **login).link(self._parse)
+            return
+        # A decoder that cannot keep up loses pictures after 2 s, not all memory.
+        source = self._add("rtspsrc", location=bare, protocols=_TCP, latency=2000, drop_on_latency=True,
+                           tcp_timeout=round(self._silence_s * 1e6), add_reference_timestamp_meta=True, **login)
+        self._on(source, "select-stream", lambda _source, _number, caps: caps.get_structure(0).get_string("media") == "video")
+        self._on(source, "pad-added", self._on_stream)
+
+    def _on_stream(self, _source: Any, pad: Any) -> None:
+        """Unpack the first video; left to parsebin, this would hold each picture back until the next one comes."""
+        if self._parse.get_static_pad("sink").is_linked():
+            return
+        encoding = pad.get_current_caps().get_structure(0).get_string("encoding-name")
+        if encoding not in _UNPACK:
+            self._fault = _unsupported(encoding)
+            return
+        unpack = self._add(_UNPACK[encoding])
+        unpack.link(self._parse)
+        unpack.sync_state_with_parent()
+        pad.link(unpack.get_static_pad("sink"))
+
+    def _on_parsed(self, _parse: Any, pad: Any) -> None:
+        """Put the decoder behind the first video; sound stays unlinked."""
+        codec = (pad.get_current_caps() or pad.query_caps()).get_structure(0).get_name()
+        if self._scale.get_static_pad("sink").is_linked() or not codec.startswith(("video/", "image/")):
+            return
+        found = [name for name in _DECODERS.get(codec, ()) if Gst.ElementFactory.find(name)]
+        if not found:
+            self._fault = _unsupported(codec)
+            return
+        # More threads add latency, and cameras outnumber cores; a damaged picture is worse than none.
+        options = {"max_threads": 1, "output_corrupt": False} if found[0].startswith("avdec") else {}
+        decoder = self._add(found[0], **options)
+        decoder.link(self._scale)
+        self._probe(decoder.get_static_pad("src"), Gst.PadProbeType.BUFFER | Gst.PadProbeType.EVENT_DOWNSTREAM, self._on_decoded)
+        self._probe(pad, Gst.PadProbeType.BUFFER, self._on_coded)
+        decoder.sync_state_with_parent()
+        pad.link(decoder.get_static_pad("sink"))
+
+    def _on_all_parsed(self, _parse: Any) -> None:
+        if not self._scale.get_static_pad("sink").is_linked():
+            self._fault = self._fault or "there is no video in it"
+
+    def _on_coded(self, pad: Any, info: Any) -> Any:
+        buffer = info.get_buffer()
+        at_ns = buffer.pts if buffer.pts != Gst.CLOCK_TIME_NONE else buffer.dts
+        is_key = not buffer.has_flags(Gst.BufferFlags.DELTA_UNIT)
+        were_keys_only = self._gate.keys_only
+        passes = self._gate.passes(at_ns, is_key)
+        if self._gate.keys_only and not were_keys_only:
+            self._sampler = Sampler(self._fps)  # its grid starts anew on a key frame, or the first of them would fall between
+        if passes and not (self._gate.keys_only and not self._sampler.due(at_ns)):
+            self._held = self._gate.keys_only
+            return Gst.PadProbeReturn.OK
+        if self._held:
+            # A decoder of a stream with B-frames would keep the picture back until two more came: seconds late. This makes it give it out.
+            self._held = False
+            pad.get_peer().send_event(Gst.Event.new_segment_done(Gst.Format.TIME, -1))
+        return Gst.PadProbeReturn.DROP
+
+    def _on_decoded(self, _pad: Any, info: Any) -> Any:
+        if info.type & Gst.PadProbeType.EVENT_DOWNSTREAM:
+            event = info.get_event()
+            if event.type == Gst.EventType.CAPS:
+                self._size.set_property("caps", _scaled(event.parse_caps().get_structure(0), self._max_width))
+            return Gst.PadProbeReturn.DROP if event.type == Gst.EventType.SEGMENT_DONE else Gst.PadProbeReturn.OK
+        self.pictures += 1
+        self._alive_s = time.monotonic()
+        return Gst.PadProbeReturn.OK if self._sampler.take(info.get_buffer().pts) else Gst.PadProbeReturn.DROP
+
+
+def _unsupported(codec: str) -> str:
+    return f"the camera sends {codec}, which cannot be read here: set it to H.264, H.265 or Motion JPEG"
+
+
+def _scaled(video: Any, max_width: int) -> Any:
+    """RGB with square pixels, at most so wide and never enlarged; a width of whole fours leaves no padding in its rows."""
+    found, above, below = video.get_fraction("pixel-aspect-ratio")
+    width, height = video.get_value("width") * (above / below if found else 1), video.get_value("height")
+    scale = min(1.0, max_width / width)
+    size = f"width={max(4, int(width * scale) // 4 * 4)},height={max(2, round(height * scale) // 2 * 2)}"
+    return Gst.Caps.from_string(f"video/x-raw,format=RGB,{size},pixel-aspect-ratio=1/1")
+
+
+def _image(sample: Any) -> NDArray[np.uint8]:
+    """A copy, read-only: GStreamer takes its memory back once unmapped."""
+    video = sample.get_caps().get_structure(0)
+    mapped, memory = sample.get_buffer().map(Gst.MapFlags.READ)
+    if not mapped:
+        raise CameraLost("a picture could not be read from GStreamer's memory")
+    try:
+        image = np.frombuffer(memory.data, np.uint8).reshape(video.get_value("height"), video.get_value("width"), 3).copy()
+    finally:
+        sample.get_buffer().unmap(memory)
+    image.flags.writeable = False
+    return image
+
+
+def _reason(error: Any, debug: str | None) -> str:
+    """What went wrong, for people; GStreamer's own words when there are no better."""
+    for code, text in _REASONS.items():
+        if error.matches(Gst.ResourceError.quark(), code):
+            return text
+    if "not-linked" in (debug or ""):
+        return "there is no video in it"
+    detail = (debug or "").strip().splitlines()
+    return redact(f"{error.message} {detail[-1] if detail else ''}".strip())

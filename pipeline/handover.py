@@ -1,0 +1,70 @@
+"""The bounded hand-over from camera threads to the prefill plane: newest wins, no camera starves another."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+from pipeline.core import Frame
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lane:
+    """What waits of one camera, and what became of the rest."""
+
+    waiting: deque[Frame] = field(default_factory=deque)
+    dropped: int = 0
+    taken: int = 0
+
+
+class Handover:
+    """A small queue per camera behind one condition. Thread-safe; `offer` never waits."""
+
+    def __init__(self, depth: int = 2) -> None:
+        if depth < 1:
+            raise ValueError("a hand-over holds at least one frame per camera")
+        self._depth = depth
+        self._lanes: dict[str, _Lane] = {}
+        self._turns: deque[str] = deque()  # cameras with something waiting, each once, next to be served first
+        self._ready = threading.Condition()
+
+    def offer(self, frame: Frame) -> None:
+        """Put a frame; the oldest waiting one of that camera goes, and is counted, when there is no room."""
+        with self._ready:
+            lane = self._lanes.setdefault(frame.camera_id, _Lane())
+            if not lane.waiting:
+                self._turns.append(frame.camera_id)
+            elif len(lane.waiting) == self._depth:
+                lane.waiting.popleft()
+                lane.dropped += 1
+            lane.waiting.append(frame)
+            self._ready.notify()
+
+    def take(self, limit: int, timeout_s: float) -> list[Frame]:
+        """Up to `limit` frames, the oldest of each camera in turn, at most one a camera; empty after `timeout_s` of nothing."""
+        with self._ready:
+            self._ready.wait_for(lambda: bool(self._turns), timeout_s)
+            served = [self._turns.popleft() for _ in range(min(limit, len(self._turns)))]
+            frames = [self._pop(camera_id) for camera_id in served]
+            self._turns.extend(camera_id for camera_id in served if self._lanes[camera_id].waiting)
+            return frames
+
+    def _pop(self, camera_id: str) -> Frame:
+        lane = self._lanes[camera_id]
+        lane.taken += 1
+        return lane.waiting.popleft()
+
+    def dropped(self, camera_id: str) -> int:
+        """Frames of a camera that newer ones replaced."""
+        with self._ready:
+            return self._lanes[camera_id].dropped if camera_id in self._lanes else 0
+
+    def taken(self, camera_id: str) -> int:
+        """Frames of a camera that were taken."""
+        with self._ready:
+            return self._lanes[camera_id].taken if camera_id in self._lanes else 0
+
+    def forget(self, camera_id: str) -> None:
+        """Drop what waits of a camera, and its counts."""
+        with self._ready:
+            if self._lanes.pop(camera_id, None) and camera_id in self._turns:
+                self._turns.remove(camera_id)

@@ -1,0 +1,45 @@
+"""Fixtures that the tests share."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from storage.redis_server import PrivateRedis
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def lacking(what: str) -> None:
+    """Skips a test that cannot run here; in CI, where everything must run, fails it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI lacks {what}")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    if shutil.which("redis-server") is None:
+        lacking("redis-server")
+    with PrivateRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: PrivateRedis) -> str:
+    """An empty Redis: the server is our own, so it may be flushed."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def footage() -> Path:
+    """The folder of real recordings."""
+    folder = ROOT.parent / "shared" / "footage"
+    if not folder.is_dir():
+        lacking(str(folder))
+    return folder
