@@ -1,0 +1,200 @@
+"""Training examples: clips of simulated footage, subsets of their carriers, and questions with their true answers."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from model.backbone import Backbone
+from model.images import normalise
+from simulator.questions import FAMILIES, Quiz, Shot, Watch, ask, describe, detail, presence, presence_now
+from simulator.world import CAMERAS, Sighting, Site
+
+HALF = torch.full((3,), 0.5)
+
+
+class Library:
+    """All footage as the vision tower's features, with its truth; and its mirror image, which doubles it."""
+
+    def __init__(self, folder: Path, backbone: Backbone, sites: int | None = None) -> None:
+        self.times: list[np.ndarray[Any, Any]] = []
+        self.truth: list[list[list[tuple[Sighting, ...]]]] = []  # site, camera, second
+        features = []
+        cache = folder / f"seen-{_digest(backbone)}"
+        cache.mkdir(exist_ok=True)
+        for path in track(sorted(folder.glob("*.npz"))[:sites], description="looking"):
+            film = np.load(path, allow_pickle=False)
+            site = Site(int(path.stem))
+            self.times.append(film["times"])
+            self.truth.append([[site.sightings(c, t) for t in row] for c, row in zip(CAMERAS, film["times"], strict=True)])
+            features.append(_seen(backbone, film, cache / f"{path.stem}.npy"))
+        self._features: Tensor = torch.stack(features)  # [sites, 2 mirrored, cameras, seconds, patches, width] float16
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def shots(self, site: int, camera: int, seconds: Sequence[int], mirrored: bool) -> list[Shot]:
+        """The truth of some seconds of a camera."""
+        row, at = self.truth[site][camera], self.times[site][camera]
+        return [Shot(camera=CAMERAS[camera], at=at[s], sightings=tuple(map(_mirror, row[s])) if mirrored else row[s]) for s in seconds]
+
+    def features(self, batch: "Batch") -> Tensor:
+        """Features [clips, frames, patches, width] of a batch's clips."""
+        site, mirror, camera, seconds = batch.clips.split((1, 1, 1, batch.clips.shape[1] - 3), dim=1)
+        chosen: Tensor = self._features[site, mirror, camera, seconds]
+        return chosen.float()
+
+
+def _digest(backbone: Backbone) -> str:
+    """Names a vision tower by its weights."""
+    told = hashlib.sha256()
+    for tensor in backbone.net.model.vision_tower.state_dict().values():
+        told.update(tensor.numpy().tobytes())
+    return told.hexdigest()[:12]
+
+
+def _seen(backbone: Backbone, film: Any, file: Path) -> Tensor:
+    """A site's features, computed once for a tower."""
+    if not file.exists():
+        np.save(file, _look(backbone, film["pictures"]).numpy())
+    features: Tensor = torch.from_numpy(np.load(file, allow_pickle=False))
+    return features
+
+
+@torch.inference_mode()
+def _look(backbone: Backbone, pictures: np.ndarray[Any, Any]) -> Tensor:
+    squares = torch.from_numpy(pictures).flatten(0, 1).permute(0, 3, 1, 2)
+    both = [backbone.look(normalise(x, HALF, HALF, torch.float32)).half() for x in (squares, squares.flip(3))]
+    features: Tensor = torch.stack(both).unflatten(1, pictures.shape[:2])
+    return features
+
+
+def _mirror(s: Sighting) -> Sighting:
+    return Sighting(
+        id=s.id, kind=s.kind, colour=s.colour, heading=-s.heading, x=640 - s.x, y=s.y, scale=s.scale, moving=s.moving, visible=s.visible
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Clips to be seen once, and many questions over subsets of their carriers."""
+
+    clips: Tensor  # [clips, 3 + frames]: site, mirrored, camera, then seconds
+    context: Tensor  # [n, carriers]: indices into clips * frames, in order of time, padded with 0
+    counts: Tensor  # [n] real carriers
+    evidence: Tensor  # [n, carriers] bool: these show the answer
+    tokens: Tensor  # [n, length]: question, answer, end, padding
+    answer: Tensor  # [n, length] bool: tokens that are the answer's (or its end)
+    begins: Tensor  # [n] index of the question's last token
+    families: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One question over some carriers."""
+
+    context: list[int]
+    quiz: Quiz
+
+
+def batch_of(library: Library, stage: str, tokenizer: Any, r: Random) -> Batch:
+    """Draw a batch: single frames with captions (stage "captions"), or clips with questions (stage "questions")."""
+    clips: list[list[int]] = []
+    examples: list[Example] = []
+    frames, watched, sites = (1, 1, 128) if stage == "captions" else r.choice(((8, 4, 3), (16, 4, 2), (24, 4, 1), (32, 4, 1), (48, 2, 1)))
+    for _ in range(sites):
+        site, mirrored = r.randrange(len(library)), r.random() < 0.5
+        seconds = _seconds(frames, len(library.times[site][0]), r)
+        base = len(clips) * frames
+        cameras = r.sample(range(len(CAMERAS)), watched)
+        clips += [[site, int(mirrored), camera, *seconds] for camera in cameras]
+        shots = [shot for camera in cameras for shot in library.shots(site, camera, seconds, mirrored)]
+        examples += list(_captions(shots, base, r) if stage == "captions" else _questions(shots, base, frames, r))
+    return _collate(clips, examples, tokenizer)
+
+
+def _seconds(frames: int, length: int, r: Random) -> list[int]:
+    """A run of seconds, or one with holes, as thinning and retrieval leave them."""
+    span = min(length, r.choice((frames, frames, 2 * frames)))
+    start = r.randrange(length - span + 1)
+    return sorted(r.sample(range(start, start + span), frames))
+
+
+def _captions(shots: list[Shot], base: int, r: Random) -> list[Example]:
+    w = Watch(shots)
+    wanted = (detail, presence_now, r.choice((describe, presence_now)))
+    return [Example(context=[base], quiz=quiz) for family in wanted if (quiz := ask(w, r, family))]
+
+
+def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Example]:
+    """Questions over each camera alone and over several together; shots are camera by camera."""
+    examples = []
+    watched = len(shots) // frames
+    for camera in range(watched):
+        alone = range(camera * frames, (camera + 1) * frames)
+        for _ in range(2):
+            examples += _over(shots, alone, base, (*FAMILIES, presence, presence_now, describe), r)
+        examples += [_alone(shots, i, base, r) for i in r.sample(alone, min(frames - 1, 6)) if i > alone[0]]
+    for _ in range(5):
+        cameras = r.sample(range(watched), r.randint(2, watched))
+        some = [i for c in cameras for i in range(c * frames, (c + 1) * frames)]
+        examples += _over(shots, some, base, FAMILIES, r)
+    return examples
+
+
+def _alone(shots: list[Shot], i: int, base: int, r: Random) -> Example:
+    """All that a frame shows, motion too, from its carrier alone: what was seen before must have flowed into it."""
+    quiz = detail(Watch(shots[i - 1 : i + 1]), r)
+    assert quiz
+    return Example(context=[base + i], quiz=replace(quiz, evidence=(0,) if quiz.evidence else ()))
+
+
+def _over(shots: list[Shot], some: Sequence[int], base: int, families: Sequence[Any], r: Random) -> list[Example]:
+    """Questions over a random subset of some shots."""
+    kept = [i for i in some if r.random() < keep] if (keep := r.choice((1.0, 1.0, 0.75, 0.5))) < 1 else list(some)
+    if len(kept) < 2:
+        return []
+    kept.sort(key=lambda i: shots[i].at)
+    w = Watch([shots[i] for i in kept])
+    asked = (ask(w, r, family) for family in families)
+    return [Example(context=[base + i for i in kept], quiz=quiz) for quiz in asked if quiz]
+
+
+def _collate(clips: list[list[int]], examples: list[Example], tokenizer: Any) -> Batch:
+    texts = [[_tokens(tokenizer, e.quiz.text, question=True), _tokens(tokenizer, e.quiz.answer, question=False)] for e in examples]
+    longest = max(len(q) + len(a) for q, a in texts)
+    n, widest = len(examples), max(len(e.context) for e in examples)
+    tokens = torch.full((n, longest), tokenizer.pad_token_id)
+    answer = torch.zeros(n, longest, dtype=torch.bool)
+    context, evidence = torch.zeros(n, widest, dtype=torch.long), torch.zeros(n, widest, dtype=torch.bool)
+    for i, (example, (q, a)) in enumerate(zip(examples, texts, strict=True)):
+        tokens[i, : len(q) + len(a)] = torch.tensor(q + a)
+        answer[i, len(q) : len(q) + len(a)] = True
+        context[i, : len(example.context)] = torch.tensor(example.context)
+        evidence[i, list(example.quiz.evidence)] = True
+    return Batch(
+        clips=torch.tensor(clips),
+        context=context,
+        counts=torch.tensor([len(e.context) for e in examples]),
+        evidence=evidence,
+        tokens=tokens,
+        answer=answer,
+        begins=torch.tensor([len(q) - 1 for q, _ in texts]),
+        families=[e.quiz.family for e in examples],
+    )
+
+
+def _tokens(tokenizer: Any, text: str, *, question: bool) -> list[int]:
+    """What follows the frames in the prompt, or the answer with its end."""
+    if not question:
+        return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(prompt.partition("<video>")[2], add_special_tokens=False).input_ids)
