@@ -1,0 +1,146 @@
+"""A registry, a store and an answer in memory, for the tests of the API and of the page."""
+
+import asyncio
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from PIL import Image, ImageDraw
+
+from pipeline.core import (
+    Alert,
+    Answer,
+    Camera,
+    CameraPhase,
+    CameraStatus,
+    Evidence,
+    Gap,
+    NoMemory,
+    Question,
+    Rule,
+    StoreUnavailable,
+    TimeRange,
+)
+
+T0 = 1_700_000_000_000
+SECRET = "rtsp://user:secret@host/1"
+
+
+def jpeg(text: str, colour: str = "#3b5b73") -> bytes:
+    image = Image.new("RGB", (640, 360), colour)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 240, 640, 360), fill="#4d5357")
+    draw.rectangle((220, 170, 420, 280), fill="#b8574a")
+    draw.text((16, 12), text, fill="white", font_size=28)
+    out = io.BytesIO()
+    image.save(out, "JPEG")
+    return out.getvalue()
+
+
+def seen(camera_id: str, at_ms: int, score: float = 0.6) -> Evidence:
+    return Evidence(camera_id=camera_id, at_ms=at_ms, span=TimeRange(start_ms=at_ms - 500, end_ms=at_ms + 500), score=score)
+
+
+@dataclass
+class FakeRegistry:
+    cams: dict[str, Camera] = field(default_factory=lambda: {"gate": Camera(id="gate", uri=SECRET), "yard": Camera(id="yard", uri=SECRET)})
+    ruleset: dict[str, Rule] = field(default_factory=dict)
+    alerted: list[Alert] = field(default_factory=list)
+    last_frame_ms: int = T0
+
+    def cameras(self) -> list[Camera]:
+        return list(self.cams.values())
+
+    def add_camera(self, camera: Camera) -> None:
+        self.cams[camera.id] = camera
+
+    def remove_camera(self, camera_id: str) -> bool:
+        return self.cams.pop(camera_id, None) is not None
+
+    def statuses(self) -> dict[str, CameraStatus]:
+        live = CameraStatus(camera_id="gate", phase=CameraPhase.LIVE, frames=7, last_frame_ms=self.last_frame_ms)
+        lost = CameraStatus(camera_id="yard", phase=CameraPhase.LOST, dropped=2, reconnects=3, error=f"cannot reach {SECRET}: timed out")
+        return {"gate": live, "yard": lost}
+
+    def rules(self) -> list[Rule]:
+        return list(self.ruleset.values())
+
+    def add_rule(self, rule: Rule) -> None:
+        self.ruleset[rule.id] = rule
+
+    def remove_rule(self, rule_id: str) -> bool:
+        return self.ruleset.pop(rule_id, None) is not None
+
+    def alerts(self, limit: int) -> list[Alert]:
+        return self.alerted[:limit]
+
+
+@dataclass
+class FakeStore:
+    pictures: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    down: bool = False
+
+    def picture(self, camera_id: str, at_ms: int) -> bytes | None:
+        self.ping()
+        return self.pictures.get((camera_id, at_ms))
+
+    def times(self, camera_id: str) -> list[int]:
+        self.ping()
+        return sorted(at for camera, at in self.pictures if camera == camera_id)
+
+    def newest_picture(self, camera_id: str) -> tuple[int, bytes] | None:
+        times = self.times(camera_id)
+        return (times[-1], self.pictures[camera_id, times[-1]]) if times else None
+
+    def span(self, camera_id: str) -> TimeRange | None:
+        times = self.times(camera_id)
+        return TimeRange(start_ms=times[0], end_ms=times[-1]) if times else None
+
+    def forget(self, camera_id: str) -> int:
+        times = self.times(camera_id)
+        for at in times:
+            del self.pictures[camera_id, at]
+        return len(times)
+
+    def ping(self) -> None:
+        if self.down:
+            raise StoreUnavailable("cannot reach redis://:secret@redis:6379/0")
+
+
+@dataclass
+class FakeAsk:
+    """Answers with the newest picture of the gate; remembers nothing of what is asked about with the word 'elephant'."""
+
+    at_ms: int = T0
+    text: str = "A red truck is at the gate."
+    asked: list[Question] = field(default_factory=list)
+
+    async def __call__(self, question: Question) -> Answer:
+        self.asked.append(question)
+        if "elephant" in question.text:
+            raise NoMemory("nothing is remembered of gate between 08:00:00 and 09:00:00")
+        span = TimeRange(start_ms=self.at_ms - 60_000, end_ms=self.at_ms - 30_000)
+        gap = Gap(camera_id="yard", span=span, reason=f"camera offline ({SECRET})")
+        return Answer(
+            text=self.text,
+            probability=0.91,
+            evidence=(seen("gate", self.at_ms), seen("gate", self.at_ms - 4000, 0.3)),
+            gaps=(gap,),
+            cameras=("gate", "yard"),
+            carriers=48,
+            model="f00d",
+            took_ms=132.4,
+        )
+
+
+def call(app: FastAPI, method: str, path: str, **sent: Any) -> httpx.Response:
+    """One request, without a server."""
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **sent)
+
+    return asyncio.run(send())
