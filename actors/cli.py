@@ -1,0 +1,134 @@
+"""The command `longwatch`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import Config, load_config
+from pipeline.core import LongwatchError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Ask your cameras.", pretty_exceptions_show_locals=False)
+console = Console()
+
+ROLES = ("all", "ingest", "prefill", "decode")
+Url = Annotated[str, typer.Option(help="Where Longwatch answers.", envvar="LONGWATCH_URL")]
+Token = Annotated[str | None, typer.Option(help="Its access token, if it has one.", envvar="LONGWATCH_TOKEN")]
+HERE = "http://127.0.0.1:8600"
+
+
+class Refused(LongwatchError):
+    """The API said no."""
+
+
+@app.command()
+def up(
+    camera: Annotated[list[str] | None, typer.Option(help="A camera as NAME=URI; repeat for more.", metavar="NAME=URI")] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="longwatch.yaml")] = None,
+    model: Annotated[str | None, typer.Option(help="A Hugging Face name or a folder; the embedded model if not given.")] = None,
+    redis: Annotated[str | None, typer.Option(help="Redis URL; a private server if not given.", envvar="LONGWATCH_REDIS")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the page and the API.")] = None,
+    token: Annotated[str | None, typer.Option(help="Access token that clients must send.", envvar="LONGWATCH_TOKEN")] = None,
+    role: Annotated[list[str] | None, typer.Option(help=f"Which plane runs here: {', '.join(ROLES)}.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to join; a private one if not given.")] = None,
+) -> None:
+    """Start Longwatch and watch until Ctrl-C."""
+    from actors.app import Longwatch, wait_for_end
+
+    given = {"model": model, "redis": redis, "host": host, "port": port, "token": token}
+    settings = _settings(config, camera or [], {key: value for key, value in given.items() if value is not None})
+    if unknown := set(role or []) - set(ROLES):
+        raise LongwatchError(f"--role {', '.join(sorted(unknown))}: there is {', '.join(ROLES)}")
+    with Longwatch(settings, roles=frozenset(role or ["all"]), ray_address=ray) as longwatch:
+        console.print(f"Longwatch watches {len(settings.cameras)} cameras. Ask at [link]{longwatch.url}[/link] (Ctrl-C ends it).")
+        wait_for_end()
+
+
+def _settings(path: Path | None, cameras: list[str], given: dict[str, Any]) -> Config:
+    """The configuration file with the command line laid over it, checked as a whole."""
+    told = load_config(path).model_dump() if path else {}
+    for pair in cameras:
+        name, is_pair, uri = pair.partition("=")
+        if not is_pair:
+            raise LongwatchError(f"--camera {name}: write NAME=URI, for example gate=rtsp://192.168.1.20/stream1")
+        told.setdefault("cameras", {})[name] = uri
+    try:
+        return Config.model_validate(told | given)
+    except ValueError as error:
+        raise LongwatchError(str(error)) from None
+
+
+@app.command()
+def ask(
+    question: str,
+    camera: Annotated[list[str] | None, typer.Option(help="Only these cameras.")] = None,
+    since: Annotated[str | None, typer.Option(help="From when: ISO-8601 with offset, UNIX seconds, or -15m.")] = None,
+    until: Annotated[str | None, typer.Option(help="Until when.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    url: Url = HERE,
+    token: Token = None,
+) -> None:
+    """Ask a question."""
+    body = {"question": question, "cameras": camera, "since": since, "until": until}
+    answer = _call("POST", url, "/v1/ask", token, {key: value for key, value in body.items() if value})
+    if json:
+        console.print_json(data=answer)
+        return
+    console.print(f"[bold]{answer['answer']}[/bold]  (probability {answer['probability']:.2f}, {answer['took_ms']:.0f} ms)")
+    for moment in answer["evidence"]:
+        console.print(f"  {moment['camera']} {moment['at']}  {url}{moment['picture']}")
+    for gap in answer["gaps"]:
+        console.print(f"  [yellow]{gap['reason']}[/yellow]")
+
+
+@app.command()
+def cameras(url: Url = HERE, token: Token = None) -> None:
+    """List the cameras and how they are."""
+    table = Table("camera", "phase", "frames", "dropped", "reconnects", "last frame", "error")
+    for stream in _call("GET", url, "/v1/streams", token)["streams"]:
+        cells = (stream.get(key) for key in ("id", "phase", "frames", "dropped", "reconnects", "last_frame", "error"))
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    console.print(table)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="longwatch.yaml")] = None,
+    redis: Annotated[str | None, typer.Option(help="Redis URL to check.", envvar="LONGWATCH_REDIS")] = None,
+    port: Annotated[int, typer.Option(help="Port of the page and the API.")] = 8600,
+) -> None:
+    """Check that this machine has what Longwatch needs, and say how to mend what is missing."""
+    from actors.doctor import diagnose, render
+
+    findings = diagnose(load_config(config) if config else None, redis, port)
+    console.print(render(findings))
+    raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
+
+
+def _call(method: str, url: str, path: str, token: str | None, body: dict[str, Any] | None = None) -> Any:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        reply = httpx.request(method, url + path, json=body, headers=headers, timeout=60)
+    except httpx.HTTPError as lost:
+        raise Refused(f"Longwatch does not answer at {url} ({type(lost).__name__}); is `longwatch up` running?") from None
+    if reply.is_success:
+        return reply.json()
+    error = reply.json().get("error", {})
+    raise Refused(" ".join(filter(None, (error.get("message"), error.get("hint")))))
+
+
+def main() -> None:
+    """Entry point: known errors are one line, without a traceback."""
+    try:
+        app()
+    except LongwatchError as error:
+        Console(stderr=True).print(f"[red]{error}[/red]", highlight=False)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

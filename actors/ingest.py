@@ -1,0 +1,32 @@
+"""The ingest plane as a Ray actor: cameras in, frames out to whoever prefills."""
+
+from pipeline.core import Frame
+from pipeline.ingest import Ingest
+from pipeline.loop import Loop
+from storage.registry import Registry
+
+
+class IngestActor:
+    """Keeps the cameras as the registry wants them, and reports how they are."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._registry = Registry(redis_url)
+        self._ingest = Ingest()
+        self._loop = Loop(self._keep, name="ingest", every_s=1.0).start()
+
+    def take(self, limit: int, timeout_s: float) -> list[Frame]:
+        """The newest frames, at most one a camera; waits for the first."""
+        return self._ingest.take(limit, timeout_s)
+
+    def ready(self) -> bool:
+        """Answers once the actor is built."""
+        return True
+
+    def close(self) -> None:
+        """Let go of every camera."""
+        self._loop.close()
+        self._ingest.close()
+
+    def _keep(self) -> None:
+        self._ingest.reconcile(self._registry.cameras())
+        self._registry.report(self._ingest.statuses())

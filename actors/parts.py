@@ -1,0 +1,57 @@
+"""What every plane is made of: the settings they share, the model and the store."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config import EMBEDDED_MODEL, Config
+from storage.store import CarrierStore
+
+if TYPE_CHECKING:
+    from model.videoscan import VideoScan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an actor is told when it is made."""
+
+    redis_url: str
+    model: str  # a Hugging Face name, a folder, or "embedded"
+    live: int | None = None  # carriers in a camera's live memory; None: the model's own number
+    keep_s: float = 14 * 86_400.0
+    keep_pictures_s: float = 3 * 86_400.0
+    threads: int = 1  # of torch, on a CPU
+
+    @classmethod
+    def of(cls, config: Config, redis_url: str) -> "Settings":
+        """The settings that a configuration asks for."""
+        memory = config.memory
+        return cls(
+            redis_url=redis_url,
+            model=config.model,
+            live=memory.carriers,
+            keep_s=memory.keep_hours * 3600,
+            keep_pictures_s=memory.keep_pictures_hours * 3600,
+        )
+
+
+def load_model(settings: Settings) -> "VideoScan":
+    """The model on the best device here: half precision is for GPUs, a CPU computes in float32.
+
+    torch is loaded here and not before: the processes without a model start in a second and stay small.
+    """
+    import torch
+
+    from model import embedded
+    from model.backbone import Backbone
+    from model.videoscan import VideoScan
+
+    torch.set_num_threads(settings.threads)
+    name = embedded.FOLDER if settings.model == EMBEDDED_MODEL else settings.model
+    gpu = torch.cuda.is_available()
+    backbone = Backbone.load(name, device="cuda" if gpu else "cpu", dtype=torch.float16 if gpu else torch.float32)
+    return VideoScan(backbone, live=settings.live)
+
+
+def open_store(settings: Settings, fingerprint: str) -> CarrierStore:
+    """The long-term memory of one model's carriers."""
+    return CarrierStore(settings.redis_url, fingerprint, ttl_s=settings.keep_s, picture_ttl_s=settings.keep_pictures_s)

@@ -1,0 +1,38 @@
+"""The prefill plane as a Ray actor: frames to carriers in the memory."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from actors.parts import Settings, load_model, open_store
+from pipeline.core import Frame
+from pipeline.loop import Loop
+from pipeline.prefiller import Prefiller
+from pipeline.writer import Writer
+
+BATCH = 32  # frames of different cameras in one pass
+PATIENCE_S = 1.0
+
+
+class PrefillActor:
+    """Takes what is ready across cameras, for as long as it lives. Restarted, it recalls the live memories from the store."""
+
+    def __init__(self, settings: Settings, take: Callable[[int, float], Sequence[Frame]]) -> None:
+        logging.basicConfig(level=logging.INFO)
+        model = load_model(settings)
+        store = open_store(settings, model.fingerprint)
+        self._take = take
+        self._writer = Writer(store.put)
+        self._prefiller = Prefiller(model, store.live, self._writer.write)
+        self._loop = Loop(self._step, name="prefill").start()
+
+    def ready(self) -> bool:
+        """Answers once the model is loaded."""
+        return True
+
+    def close(self) -> None:
+        """Finish the batch under way and write what waits."""
+        self._loop.close()
+        self._writer.close()
+
+    def _step(self) -> None:
+        self._prefiller.step(self._take(BATCH, PATIENCE_S))

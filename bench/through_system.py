@@ -1,0 +1,59 @@
+"""Asks a running Longwatch about a simulated site that it watches over RTSP."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from random import Random
+
+import httpx
+
+from actors.app import Longwatch
+from actors.demo import free_port, simulated_site, wait_until_seen
+from pipeline.config import Config
+from simulator.marking import correct
+from simulator.questions import FAMILIES, Quiz, Watch, ask, watch
+from simulator.world import CAMERAS, Site
+
+SEED = 920_000
+WATCH_S = 150
+WINDOWS_S = (24, 40, 60)
+
+
+def draw(site: Site, start: float, end: float, count: int, r: Random) -> Iterator[tuple[Quiz, Watch, list[str]]]:
+    """Questions over windows of what was watched, of one camera or several, every family in turn."""
+    asked = 0
+    while asked < count:
+        cameras = [r.choice(CAMERAS)] if r.random() < 0.5 else r.sample(CAMERAS, r.randint(2, 4))
+        length = r.choice([s for s in WINDOWS_S if s * len(cameras) <= 120])
+        first = r.uniform(start, end - length)
+        w = watch(site, cameras, [first + s for s in range(length + 1)])
+        if quiz := ask(w, r, FAMILIES[asked % len(FAMILIES)]):
+            asked += 1
+            yield quiz, w, cameras
+
+
+def through_system(count: int) -> list[list[object]]:
+    """Rows by family: family, questions, share right; the last is all together."""
+    right: defaultdict[str, list[bool]] = defaultdict(list)
+    with simulated_site(SEED) as served:
+        config = Config.model_validate({"cameras": served["cameras"], "port": free_port(0)})
+        with Longwatch(config) as longwatch, httpx.Client(base_url=longwatch.url, timeout=60) as client:
+            site, epoch = Site(SEED, traffic=served["traffic"]), served["epoch"]
+            start = time.time() - epoch + 3
+            wait_until_seen(client, WATCH_S)
+            for quiz, w, cameras in draw(site, start, time.time() - epoch - 3, count, Random(SEED)):
+                right[quiz.family].append(_ask(client, quiz, w, cameras, epoch))
+    rows: list[list[object]] = [[family, len(marks), sum(marks) / len(marks)] for family, marks in sorted(right.items())]
+    return [*rows, ["all", count, _share(list(right.values()))]]
+
+
+def _share(groups: Sequence[Sequence[bool]]) -> float:
+    marks = [m for group in groups for m in group]
+    return sum(marks) / len(marks)
+
+
+def _ask(client: httpx.Client, quiz: Quiz, w: Watch, cameras: Sequence[str], epoch: float) -> bool:
+    body = {"question": quiz.text, "cameras": list(cameras), "since": w.shots[0].at + epoch - 0.5, "until": w.shots[-1].at + epoch + 0.5}
+    answer = client.post("/v1/ask", json=body).raise_for_status().json()
+    best = answer["evidence"][0] if answer["evidence"] else None
+    return correct(quiz, w, text=answer["answer"], camera=best and best["camera"], at=best and best["at_ms"] / 1000 - epoch)
