@@ -1,0 +1,178 @@
+"""From frames to what is kept of them, with the real live memory and a model small enough to see through."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model.memory import LiveMemory
+from pipeline.core import Carrier, CarrierKey, CarrierWrite, Frame, StoreUnavailable, TimeRange
+from pipeline.prefiller import LiveMemory as Remembers
+from pipeline.prefiller import Prefiller
+
+LIMIT = 3
+
+
+def frame(at_ms: int, camera: str = "gate", shade: int = 0) -> Frame:
+    image = np.full((24, 32, 3), (at_ms % 251, shade, 90), np.uint8)
+    return Frame(camera_id=camera, pts_ns=at_ms * 1_000_000, captured_ms=at_ms, image=image)
+
+
+class Model:
+    """A carrier is the mean colour of its frame, and how many carriers it looked back on."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[str, int, tuple[int, ...]]]] = []  # camera, time, the memory it saw
+        self.fails = False
+
+    def memory(self, carriers: Sequence[Carrier] = ()) -> LiveMemory:
+        return LiveMemory(LIMIT, carriers)
+
+    def prefill(self, frames: Sequence[Frame], memories: Sequence[Remembers]) -> list[Carrier]:
+        if self.fails:
+            raise RuntimeError("out of memory")
+        pairs = list(zip(frames, memories, strict=True))
+        self.batches.append([(f.camera_id, f.captured_ms, tuple(c.key.at_ms for c in m.carriers)) for f, m in pairs])
+        assert all(c.key.camera_id == f.camera_id for f, m in pairs for c in m.carriers)
+        return [
+            Carrier(
+                key=CarrierKey(camera_id=f.camera_id, at_ms=f.captured_ms),
+                fingerprint="0" * 16,
+                span=TimeRange(start_ms=f.captured_ms, end_ms=f.captured_ms),
+                embedding=f.image.mean((0, 1), dtype=np.float32),
+                kv=np.array([len(m.carriers)], np.float32),
+            )
+            for f, m in pairs
+        ]
+
+
+@dataclass
+class Store:
+    """Keeps what is written and gives a camera's live memory back, as the store does."""
+
+    writes: list[CarrierWrite] = field(default_factory=list)
+    recalls: list[str] = field(default_factory=list)
+    away: bool = False
+
+    def live(self, camera_id: str) -> list[Carrier]:
+        self.recalls.append(camera_id)
+        if self.away:
+            raise StoreUnavailable("away")
+        own = [w for w in self.writes if w.carrier.key.camera_id == camera_id]
+        return [w.carrier for w in own if w.carrier.key.at_ms in own[-1].live]
+
+    def start(self, model: Model | None = None) -> Prefiller:
+        return Prefiller(model or Model(), self.live, self.writes.append)
+
+
+def test_every_frame_of_a_batch_meets_its_own_cameras_memory() -> None:
+    model, store = Model(), Store()
+    prefiller = store.start(model)
+    prefiller.step([frame(10, "gate"), frame(11, "dock")])
+    prefiller.step([frame(21, "dock"), frame(22, "yard"), frame(20, "gate")])
+    assert model.batches[1] == [("dock", 21, (11,)), ("yard", 22, ()), ("gate", 20, (10,))]
+    assert [(w.carrier.key.camera_id, w.live) for w in store.writes] == [
+        ("gate", (10,)), ("dock", (11,)), ("dock", (11, 21)), ("yard", (22,)), ("gate", (10, 20)),
+    ]  # fmt: skip
+
+
+def test_stale_frames_are_counted_and_skipped_and_hold_up_no_other() -> None:
+    store = Store()
+    prefiller = store.start()
+    prefiller.step([frame(100, "gate"), frame(100, "dock")])
+    made = prefiller.step([frame(100, "gate"), frame(101, "dock")])  # again
+    assert [c.key for c in made] == [CarrierKey(camera_id="dock", at_ms=101)]
+    assert prefiller.step([frame(99, "gate")]) == []  # its clock stepped back
+    assert prefiller.step([frame(101, "gate")])[0].key.at_ms == 101  # and has caught up
+    assert prefiller.stale == 2
+    assert [w.carrier.key.at_ms for w in store.writes] == [100, 100, 101, 101]
+
+
+@settings(deadline=None)
+@given(times=st.lists(st.integers(0, 60), max_size=30), cut=st.integers(0, 30))
+def test_a_restarted_prefiller_goes_on_as_if_it_had_never_stopped(times: list[int], cut: int) -> None:
+    frames = [frame(at, shade=(at * 7919) % 256) for at in times]
+    never, broken = Store(), Store()
+    steady, first = never.start(), broken.start()
+    for each in frames:
+        steady.step([each])
+    for each in frames[:cut]:
+        first.step([each])
+    second = broken.start()
+    for each in frames[cut:]:
+        second.step([each])
+    assert [(w.carrier.key, w.live, w.carrier.kv.tobytes()) for w in broken.writes] == [
+        (w.carrier.key, w.live, w.carrier.kv.tobytes()) for w in never.writes
+    ]
+    assert first.stale + second.stale == steady.stale
+    written = [w.carrier.key.at_ms for w in broken.writes]
+    assert written == sorted(set(written))  # no duplicate
+
+
+def test_the_live_times_written_are_the_memory_after_the_frame_and_bounded() -> None:
+    store = Store()
+    prefiller = store.start()
+    for at in range(10):
+        prefiller.step([frame(at, shade=25 * at)])
+    for write in store.writes:
+        assert write.live[-1] == write.carrier.key.at_ms
+        assert len(write.live) <= LIMIT
+        assert list(write.live) == sorted(write.live)
+
+
+def test_a_memory_is_recalled_once_and_again_when_it_was_forgotten() -> None:
+    store = Store()
+    prefiller = store.start()
+    for at in range(3):
+        prefiller.step([frame(at)])
+    assert store.recalls == ["gate"]
+    prefiller.forget("gate")
+    prefiller.forget("a camera that it never had")
+    prefiller.step([frame(3)])
+    assert store.recalls == ["gate", "gate"]
+    assert store.writes[-1].live[-1] == 3
+
+
+def test_a_memory_that_cannot_be_recalled_now_is_recalled_later_and_nothing_is_made_up() -> None:
+    store = Store()
+    store.start().step([frame(1)])
+    restarted = store.start()
+    store.away = True
+    with pytest.raises(StoreUnavailable):
+        restarted.step([frame(2)])
+    assert len(store.writes) == 1
+    store.away = False
+    restarted.step([frame(2)])  # the very same frame may come again
+    assert store.writes[-1].live == (1, 2)
+    assert restarted.stale == 0
+
+
+def test_a_pass_that_fails_leaves_the_memories_as_they_were() -> None:
+    model, store = Model(), Store()
+    prefiller = store.start(model)
+    prefiller.step([frame(1)])
+    model.fails = True
+    with pytest.raises(RuntimeError):
+        prefiller.step([frame(2)])
+    model.fails = False
+    prefiller.step([frame(2)])
+    assert [w.live for w in store.writes] == [(1,), (1, 2)]
+
+
+def test_the_picture_kept_is_the_frame() -> None:
+    store = Store()
+    store.start().step([frame(200, shade=40)])
+    picture = np.asarray(Image.open(io.BytesIO(store.writes[0].picture)), np.int16)
+    assert picture.shape == (24, 32, 3)
+    assert np.abs(picture - np.array([200, 40, 90])).max() < 12
+
+
+def test_no_frames_are_no_work() -> None:
+    model, store = Model(), Store()
+    assert store.start(model).step([]) == []
+    assert model.batches == []

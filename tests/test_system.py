@@ -1,0 +1,189 @@
+"""The whole system, everything real: RTSP cameras, GStreamer, Ray, Redis, HTTP."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+from PIL import Image
+
+from actors.app import NAMESPACE, Longwatch
+from actors.demo import free_port, simulated_site
+from pipeline.config import Config
+from simulator.questions import Thing, watch
+from simulator.world import CAMERAS, Site
+from storage.store import CarrierStore
+
+pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(400)]
+
+SEED = 930_000
+RULE = {"id": "anybody", "condition": "a person is there", "threshold": 0.05, "cooldown_s": 0}
+
+
+def until(reached: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait for a condition and give what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (got := reached()):
+        assert time.monotonic() < deadline, f"not reached within {seconds} s"
+        time.sleep(0.2)
+    return got
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[dict[str, Any]]:
+    with simulated_site(SEED) as told:
+        yield told
+
+
+@pytest.fixture(scope="module")
+def client(served: dict[str, Any]) -> Iterator[httpx.Client]:
+    config = Config.model_validate({"cameras": served["cameras"], "rules": [RULE], "port": free_port(0)})
+    with Longwatch(config) as longwatch, httpx.Client(base_url=longwatch.url, timeout=60) as http:
+        until(lambda: all(remembered_s(http, camera) >= 12 for camera in CAMERAS))
+        yield http
+
+
+def stream(client: httpx.Client, camera: str) -> dict[str, Any]:
+    streams = client.get("/v1/streams").raise_for_status().json()["streams"]
+    return next((s for s in streams if s["id"] == camera), {})
+
+
+def remembered_s(client: httpx.Client, camera: str) -> float:
+    span = stream(client, camera).get("remembered")
+    return (span["end_ms"] - span["start_ms"]) / 1000 if span else 0.0
+
+
+def picture(client: httpx.Client, path: str) -> NDArray[np.int16]:
+    reply = client.get(path).raise_for_status()
+    return np.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB"), np.int16)
+
+
+def test_every_camera_is_live_and_remembered_about_once_a_second(client: httpx.Client) -> None:
+    for camera in CAMERAS:
+        told = stream(client, camera)
+        assert told["phase"] == "live", told
+        assert told["frames"] >= 0.7 * remembered_s(client, camera)
+
+
+def test_an_answer_comes_with_evidence_whose_picture_is_that_moment(client: httpx.Client, served: dict[str, Any]) -> None:
+    answer = client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status().json()
+    assert answer["answer"] and answer["carriers"] > 5 and answer["cameras"] == ["yard"]
+    frames = client.get("/v1/frames/yard/latest.jpg")
+    at_s = int(frames.headers["Longwatch-At-Ms"]) / 1000
+    assert abs(time.time() - at_s) < 10
+    shown = picture(client, "/v1/frames/yard/latest.jpg")
+    assert shown.shape == (360, 640, 3)
+    for moment in answer["evidence"]:
+        assert moment["camera"] == "yard" and picture(client, moment["picture"]).shape == (360, 640, 3)
+
+
+def test_pictures_show_what_the_site_showed_at_that_time(client: httpx.Client, served: dict[str, Any]) -> None:
+    from simulator.render import render
+
+    site = Site(SEED, traffic=served["traffic"])
+    reply = client.get("/v1/frames/gate/latest.jpg").raise_for_status()
+    at = int(reply.headers["Longwatch-At-Ms"]) / 1000 - served["epoch"]
+    shown = np.asarray(Image.open(io.BytesIO(reply.content)), np.int16)
+    error = {shift: np.abs(shown - render(site, "gate", at + shift, epoch_s=served["epoch"])).mean() for shift in (-3.0, 0.0, 3.0)}
+    assert error[0.0] < 12
+    if watch(site, ["gate"], [at - 3, at, at + 3]).clear(Thing("car")):
+        assert error[0.0] == min(error.values())
+
+
+def test_the_words_for_nothing_there_are_errors_and_not_empty_answers(client: httpx.Client) -> None:
+    unknown = client.post("/v1/ask", json={"question": "What do you see?", "cameras": ["roof"]})
+    assert unknown.status_code == 404 and "roof" in unknown.json()["error"]["message"]
+    nothing = client.post(
+        "/v1/ask", json={"question": "What do you see?", "since": "2020-01-01T00:00:00Z", "until": "2020-01-02T00:00:00Z"}
+    )
+    assert nothing.status_code == 404 and nothing.json()["error"]["type"] == "NoMemory"
+    assert "Traceback" not in nothing.text
+
+
+def test_a_camera_is_added_watched_removed_and_forgotten_while_running(client: httpx.Client, served: dict[str, Any]) -> None:
+    client.post("/v1/streams", json={"id": "extra", "uri": served["cameras"]["dock"], "fps": 2}).raise_for_status()
+    until(lambda: remembered_s(client, "extra") >= 3)
+    assert client.post("/v1/ask", json={"question": "Is there a truck now?", "cameras": ["extra"]}).is_success
+    client.delete("/v1/streams/extra", params={"forget": True}).raise_for_status()
+    until(lambda: not stream(client, "extra"))
+    assert client.get("/v1/frames/extra/latest.jpg").status_code == 404
+
+
+def test_a_rule_fires_with_evidence(client: httpx.Client) -> None:
+    alerts = until(lambda: client.get("/v1/alerts").raise_for_status().json()["alerts"])
+    assert alerts[0]["rule_id"] == "anybody" and alerts[0]["probability"] >= 0.05
+    assert picture(client, alerts[0]["evidence"][0]["picture"]).shape == (360, 640, 3)
+
+
+def test_a_killed_prefill_actor_comes_back_and_goes_on_remembering(client: httpx.Client) -> None:
+    before = stream(client, "gate")["remembered"]["end_ms"]
+    ray.kill(ray.get_actor("prefill", namespace=NAMESPACE), no_restart=False)
+    after = until(lambda: (end := stream(client, "gate")["remembered"]["end_ms"]) > before + 8_000 and end, 90)
+    answer = client.post(
+        "/v1/ask", json={"question": "Was there a car?", "cameras": ["gate"], "since": before / 1000, "until": after / 1000}
+    )
+    assert answer.raise_for_status().json()["carriers"] >= 3
+
+
+def longwatch_up(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "actors.cli", "up", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def alive(session: int) -> list[str]:
+    """Processes of a session that still run."""
+    told = subprocess.run(["ps", "-s", str(session), "-o", "stat=,args="], capture_output=True, text=True, check=False).stdout
+    return [line for line in told.splitlines() if not line.startswith("Z")]
+
+
+def test_a_real_clip_is_watched_to_its_end_with_right_times_and_nothing_is_left_behind(footage: Path, redis_url: str) -> None:
+    port = free_port(0)
+    process = longwatch_up("--camera", f"lane={footage / 'car-detection.mp4'}", "--port", str(port), "--redis", redis_url)
+    events = json.loads((footage / "events.json").read_text())["car-detection.mp4"]
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            until(lambda: process.poll() is not None or _answers(http), 180)
+            until(lambda: stream(http, "lane").get("phase") == "ended", 120)
+            until(lambda: remembered_s(http, "lane") > 0.8 * events["duration"])
+            answer = http.post("/v1/ask", json={"question": "Was there a white car?"}).raise_for_status().json()
+            assert answer["answer"] and answer["carriers"] >= 20
+            _check_times(CarrierStore(redis_url, answer["model"]), events)
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(60)
+    until(lambda: not alive(process.pid), 30)
+
+
+def _answers(http: httpx.Client) -> bool:
+    try:
+        return http.get("/v1/health/ready").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _check_times(store: CarrierStore, events: dict[str, Any]) -> None:
+    """About one picture a second; those from known empty times look alike, those from the middle of an event do not."""
+    times = store.times("lane")
+    assert 0.8 < np.median(np.diff(times)) / 1000 < 1.3
+
+    def shown(at_s: float) -> NDArray[np.int16]:
+        nearest = min(times, key=lambda at: abs(at - times[0] - at_s * 1000))
+        assert abs(nearest - times[0] - at_s * 1000) < 1_000
+        return np.asarray(Image.open(io.BytesIO(store.picture("lane", nearest) or b"")), np.int16)
+
+    empty = shown(12.0)
+    still = np.abs(empty - shown(22.0)).mean()
+    for event in events["events"]:
+        middle = (event["start"] + event["end"]) / 2
+        assert np.abs(empty - shown(middle)).mean() > 1.5 * still, event
