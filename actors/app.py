@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.serve.config import HTTPOptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 NAMESPACE = "longwatch"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 READY_S = 120
+CLOSE_S = 8
 
 
 class CannotStart(LongwatchError):
@@ -42,6 +44,8 @@ class Longwatch:
     """A running system. Use as a context manager: everything it started ends with it."""
 
     def __init__(self, config: Config, *, roles: frozenset[str] = frozenset({"all"}), ray_address: str | None = None) -> None:
+        if "all" not in roles and not (config.redis and ray_address):
+            raise CannotStart(f"a machine that runs only {', '.join(sorted(roles))} needs --redis and --ray, which all machines share")
         self._config = config
         self._roles = roles
         self._ray_address = ray_address
@@ -71,16 +75,18 @@ class Longwatch:
         stack.enter_context(_RayCluster(self._ray_address))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _leave)  # Ray's own handler would end us without ending what we started
-        planes: dict[str, Callable[[], object]] = {
+        planes: dict[str, Callable[[], Any]] = {
             "ingest": lambda: _actor("ingest", IngestActor, self.redis_url),
             "prefill": lambda: _actor("prefill", PrefillActor, settings, take_from_ingest, gpus=_gpu_share()),
             "decode": lambda: self._decode(settings),
         }
+        # Ray ends an actor when nobody holds it; what holds these lasts as long as this does, and closes them in reverse.
         for role, start in planes.items():
             if self._roles & {"all", role}:
-                start()
+                stack.callback(_close, start())
 
-    def _decode(self, settings: Settings) -> None:
+    def _decode(self, settings: Settings) -> Any:
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = HTTPOptions(host=self._config.host, port=self._config.port, location="HeadOnly")
         serve.start(http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
         options = {"num_cpus": 0.1, "num_gpus": _gpu_share()}
@@ -88,7 +94,7 @@ class Longwatch:
         handle = serve.run(decode.bind(settings), name="decode", route_prefix=None)
         fingerprint = handle.fingerprint.remote().result(timeout_s=READY_S)
         serve.run(api.deployment(settings, fingerprint, self._config.token), name="api", route_prefix="/")
-        _actor("rules", RulesActor, settings, fingerprint)
+        return _actor("rules", RulesActor, settings, fingerprint)
 
 
 class _RayCluster:
@@ -114,9 +120,7 @@ class _RayCluster:
         )
 
     def __exit__(self, *_: object) -> None:
-        if self._address is None:
-            serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # and with it, when the cluster is ours, Serve and whatever still runs in it
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -134,6 +138,14 @@ def _actor(name: str, kind: type, *arguments: object, gpus: float = 0.0) -> Any:
     if not ray.get(actor.ready.remote(), timeout=READY_S):
         raise CannotStart(f"the {name} plane did not start")
     return actor
+
+
+def _close(actor: Any) -> None:
+    """Let an actor finish what it is at, if it still can."""
+    try:
+        ray.get(actor.close.remote(), timeout=CLOSE_S)
+    except (RayActorError, GetTimeoutError) as error:
+        log.warning("closed without its consent: %s", error)
 
 
 def take_from_ingest(limit: int, timeout_s: float) -> list[Frame]:

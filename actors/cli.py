@@ -33,13 +33,14 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the page and the API.")] = None,
     token: Annotated[str | None, typer.Option(help="Access token that clients must send.", envvar="LONGWATCH_TOKEN")] = None,
+    trust_network: Annotated[bool, typer.Option("--trust-network", help="Listen beyond this machine without a token.")] = False,
     role: Annotated[list[str] | None, typer.Option(help=f"Which plane runs here: {', '.join(ROLES)}.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to join; a private one if not given.")] = None,
 ) -> None:
     """Start Longwatch and watch until Ctrl-C."""
     from actors.app import Longwatch, wait_for_end
 
-    given = {"model": model, "redis": redis, "host": host, "port": port, "token": token}
+    given = {"model": model, "redis": redis, "host": host, "port": port, "token": token, "trust_network": trust_network or None}
     settings = _settings(config, camera or [], {key: value for key, value in given.items() if value is not None})
     if unknown := set(role or []) - set(ROLES):
         raise LongwatchError(f"--role {', '.join(sorted(unknown))}: there is {', '.join(ROLES)}")

@@ -27,7 +27,7 @@ from simulator.world import CAMERAS, Site
 
 console = Console(highlight=False, soft_wrap=True)
 
-WATCH_S = 25
+WATCH_S = 60
 RULE = {"id": "truck-at-dock", "condition": "a truck is at the dock", "cameras": ("dock",), "threshold": 0.6, "cooldown_s": 20}
 PICTURES = Path(".run/demo")
 
@@ -138,7 +138,10 @@ def main(once: Annotated[bool, typer.Option("--once", help="End after the questi
             start = time.time() - epoch + 2  # the cameras' first frames
             wait_until_seen(client, WATCH_S)
             end = time.time() - epoch - 2
-            right = [ask_one(client, *question, epoch, i + 1) for i, question in enumerate(questions(site, start, end, Random(seed)))]
+            asked = questions(site, start, end, Random(seed))
+            if len(asked) < 3:
+                raise CannotStart(f"a minute of site {seed} gave cause for {len(asked)} questions only; try another --seed")
+            right = [ask_one(client, *question, epoch, i + 1) for i, question in enumerate(asked)]
             show_alerts(client, site, start, end, epoch)
             console.print(f"\n{sum(right)} of {len(right)} right, asked {ago(int((end - start) * 1000))} of four cameras.")
             if once:

@@ -1,6 +1,6 @@
 """What every plane is made of: the settings they share, the model and the store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.config import EMBEDDED_MODEL, Config
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Settings:
     """What an actor is told when it is made."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)  # may hold a password
     model: str  # a Hugging Face name, a folder, or "embedded"
     live: int | None = None  # carriers in a camera's live memory; None: the model's own number
     keep_s: float = 14 * 86_400.0

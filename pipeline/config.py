@@ -95,6 +95,7 @@ class Config(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8600, ge=1, le=65_535)
     token: Secret | None = Field(default=None, repr=False)
+    trust_network: bool = False  # listen beyond loopback without a token: only where the network itself keeps others out
     memory: MemorySection = MemorySection()
     rules: tuple[RuleSection, ...] = ()
 
@@ -107,7 +108,7 @@ class Config(Section):
         for rule in self.rules:
             if unknown := set(rule.cameras) - set(self.cameras):
                 raise ValueError(f"rules: {rule.id}: no camera {', '.join(sorted(unknown))}; there is {', '.join(self.cameras) or 'none'}")
-        if self.host not in LOOPBACK and self.token is None:
+        if self.host not in LOOPBACK and self.token is None and not self.trust_network:
             raise ValueError(f"token: needed since host {self.host} lets others in; write e.g. token: ${{LONGWATCH_TOKEN}}")
         return self
 

@@ -62,7 +62,7 @@ def test_each_profile_starts_one_of_each_role(profile: str, roles: set[str]) -> 
 def test_gpu_services_differ_only_in_image_and_device() -> None:
     for role in ("prefill", "decode"):
         cpu, gpu = SERVICES[role], SERVICES[f"{role}-gpu"]
-        assert {key for key in cpu.keys() | gpu.keys() if cpu.get(key) != gpu.get(key)} == {"image", "build", "deploy", "profiles"}
+        assert {key for key in cpu.keys() | gpu.keys() if cpu.get(key) != gpu.get(key)} == {"image", "deploy", "profiles"}
         (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
         assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
