@@ -127,7 +127,7 @@ class _RayCluster:
 
 def _gpu_share() -> float:
     """What a plane with a model takes: a GPU, or half of the only one."""
-    return min(1.0, ray.cluster_resources().get("GPU", 0.0) / 2)
+    return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / 2)
 
 
 def _actor(name: str, kind: type, *arguments: object, gpus: float = 0.0) -> Any:

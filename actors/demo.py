@@ -22,8 +22,10 @@ from actors.app import CannotStart, Longwatch, wait_for_end
 from pipeline.config import Config
 from pipeline.grounding import ago
 from simulator.marking import correct, truth_words
-from simulator.questions import Quiz, Thing, Watch, ask, camera, count, direction, order, watch, when
-from simulator.world import CAMERAS, Site
+from simulator.questions import Quiz, ask, camera, count, direction, order, when
+from simulator.visits import CAMERAS
+from simulator.watching import Subject, Watch, watch
+from simulator.world import Site
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -112,7 +114,7 @@ def ask_one(client: httpx.Client, quiz: Quiz, w: Watch, cameras: list[str], epoc
 def show_alerts(client: httpx.Client, site: Site, start: float, end: float, epoch: float) -> None:
     """When the rule fired, beside when it was true."""
     dock = watch(site, ["dock"], [start + s for s in range(int(end - start) + 1)])
-    true_s = [round(dock.shots[i].at - start) for i in dock.clear(Thing("truck"))]
+    true_s = [round(dock.shots[i].at - start) for i in dock.clear(Subject("truck"))]
     fired = [round(a["at_ms"] / 1000 - epoch - start) for a in client.get("/v1/alerts").raise_for_status().json()["alerts"]]
     console.print(f"\n[bold]Rule[/bold]  {RULE['condition']}  [dim](seconds into the watch)[/dim]")
     console.print(f"  fired     {', '.join(f'{s} s' for s in sorted(fired) if s >= 0) or 'not'}")

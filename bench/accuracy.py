@@ -27,8 +27,10 @@ from pipeline.answerer import spread
 from pipeline.core import Carrier, Frame
 from pipeline.grounding import WHEN, ground, moments
 from simulator.marking import WHEN_TOLERANCE_S, correct, truth_words
-from simulator.questions import FAMILIES, Quiz, Watch, ask, watch
-from simulator.world import CAMERAS, Site
+from simulator.questions import FAMILIES, Quiz, ask
+from simulator.visits import CAMERAS
+from simulator.watching import Watch, watch
+from simulator.world import Site
 
 HELD_OUT = 910_000  # first seed of the bench's sites; the demo and the tests have their own
 SECONDS = 48

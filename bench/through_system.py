@@ -11,8 +11,10 @@ from actors.app import Longwatch
 from actors.demo import free_port, simulated_site, wait_until_seen
 from pipeline.config import Config
 from simulator.marking import correct
-from simulator.questions import FAMILIES, Quiz, Watch, ask, watch
-from simulator.world import CAMERAS, Site
+from simulator.questions import FAMILIES, Quiz, ask
+from simulator.visits import CAMERAS
+from simulator.watching import Watch, watch
+from simulator.world import Site
 
 SEED = 920_000
 WATCH_S = 150

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from model.backbone import Backbone
 from model.images import normalise
-from simulator.questions import FAMILIES, Quiz, Shot, Watch, ask, describe, detail, presence, presence_now
-from simulator.world import CAMERAS, Sighting, Site
+from simulator.questions import FAMILIES, Quiz, ask, describe, detail, presence, presence_now
+from simulator.visits import CAMERAS, WIDTH
+from simulator.watching import Shot, Watch
+from simulator.world import Sighting, Site
 
 HALF = torch.full((3,), 0.5)
 
@@ -77,9 +79,7 @@ def _look(backbone: Backbone, pictures: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _mirror(s: Sighting) -> Sighting:
-    return Sighting(
-        id=s.id, kind=s.kind, colour=s.colour, heading=-s.heading, x=640 - s.x, y=s.y, scale=s.scale, moving=s.moving, visible=s.visible
-    )
+    return replace(s, heading=-s.heading, x=WIDTH - s.x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

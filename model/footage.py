@@ -19,7 +19,8 @@ from rich.progress import track
 from model.images import resize
 from simulator.codec import through_h264
 from simulator.render import render
-from simulator.world import CAMERAS, Site
+from simulator.visits import CAMERAS
+from simulator.world import Site
 
 TRAINING_SEEDS = range(1_000, 900_000)  # held-out sites have seeds from 900,000 on
 

@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from model.embedded import PATCH, SIDE, fresh
 from model.images import normalise
-from simulator.world import CAMERAS, COLOURS, HEIGHT, MOVERS, THINGS, WIDTH, Sighting, Site
+from simulator.visits import CAMERAS, COLOURS, HEIGHT, MOVERS, THINGS, WIDTH
+from simulator.world import Sighting, Site
 
 GRID = SIDE // PATCH
 KINDS = ("", *MOVERS, *THINGS)

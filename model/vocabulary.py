@@ -7,8 +7,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.grounding import WHEN, WHERE
-from simulator.questions import FAMILIES, ask, describe, detail, watch
-from simulator.world import CAMERAS, Site
+from simulator.questions import FAMILIES, ask, describe, detail
+from simulator.visits import CAMERAS
+from simulator.watching import watch
+from simulator.world import Site
 
 END, START, ANSWER, IMAGE, VIDEO = "<|end|>", "<|watch|>", "<|answer|>", "<image>", "<video>"
 SPECIAL = [END, START, ANSWER, IMAGE, VIDEO]

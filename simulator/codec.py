@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst  # noqa: E402
 
-from simulator.world import HEIGHT, WIDTH  # noqa: E402
+from simulator.visits import HEIGHT, WIDTH  # noqa: E402
 
 
 def through_h264(pictures: Iterable[NDArray[np.uint8]], quantizer: int) -> list[NDArray[np.uint8]]:

@@ -1,7 +1,8 @@
 """Marks answers against the truth, and words the truth for people."""
 
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
-from simulator.questions import Quiz, Watch
+from simulator.questions import Quiz
+from simulator.watching import Watch
 
 WHEN_TOLERANCE_S = 3.0  # pictures are taken once a second
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from simulator.scenes import background
 from simulator.sprites import draw
-from simulator.world import HEIGHT, WIDTH, Site
+from simulator.visits import HEIGHT, WIDTH
+from simulator.world import Site
 
 _EPOCH_S = 1_767_225_600  # the clock that a picture shows when no real one is given: 2026-01-01
 

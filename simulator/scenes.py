@@ -5,7 +5,7 @@ from random import Random
 
 import cairo
 
-from simulator.world import HEIGHT, WIDTH
+from simulator.visits import HEIGHT, WIDTH
 
 RGB = tuple[float, float, float]
 

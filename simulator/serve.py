@@ -16,7 +16,8 @@ import typer
 
 from simulator.render import render
 from simulator.rtsp import RtspSite
-from simulator.world import CAMERAS, Site
+from simulator.visits import CAMERAS
+from simulator.world import Site
 
 HELD_OUT_SEED = 900_001  # a site that no model was trained on
 START_S = 7_000.0  # of the site's clock, when it begins to be served

@@ -105,6 +105,6 @@ def test_every_option_used_exists() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("simulator.serve") is None, reason="simulator/serve.py does not exist yet")
 def test_the_simulated_cameras_are_the_ones_the_demo_watches() -> None:
-    from simulator.world import CAMERAS
+    from simulator.visits import CAMERAS
 
     assert set(yaml.safe_load((ROOT / "deploy/longwatch.demo.yaml").read_text(encoding="utf-8"))["cameras"]) == set(CAMERAS)

@@ -12,8 +12,10 @@ from model import vocabulary
 from model.examples import Batch, Example, Library, _collate, batch_of
 from model.vocabulary import ANSWER, END, VIDEO
 from pipeline.grounding import WHEN, WHERE
-from simulator.questions import Quiz, Shot
-from simulator.world import CAMERAS, Site
+from simulator.questions import Quiz
+from simulator.visits import CAMERAS
+from simulator.watching import Shot
+from simulator.world import Site
 
 SECONDS = 60
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 from simulator import questions
-from simulator.questions import CLEAR, FAMILIES, HINT, NUMBERS, Quiz, Shot, Watch, ask, watch
+from simulator.questions import FAMILIES, NUMBERS, Quiz, ask
 from simulator.render import render
-from simulator.world import CAMERAS, HEIGHT, MOVERS, THINGS, WIDTH, Event, Sighting, Site
+from simulator.visits import CAMERAS, HEIGHT, MOVERS, THINGS, WIDTH
+from simulator.watching import CLEAR, HINT, Shot, Watch, watch
+from simulator.world import Event, Sighting, Site
 
 SEEDS = st.integers(0, 10_000)
 MOMENTS = st.floats(0, 86_400)
@@ -296,6 +298,7 @@ def recount_last(shots: Sequence[Shot], quiz: Quiz) -> None:
 def recount_left(shots: Sequence[Shot], quiz: Quiz) -> None:
     kinds = [kind for kind in ("bag", "box") if showing(shots, (kind, ""))]
     assert quiz.answer == (" and ".join(f"a {kind}" for kind in kinds) or "nothing")
+    assert not any(shows(shot, (kind, ""), HINT) for shot in shots for kind in {"bag", "box"} - {*kinds})
     assert quiz.evidence == tuple(i for i, shot in enumerate(shots) if shows(shot, ("bag", "")) or shows(shot, ("box", "")))
 
 

@@ -21,8 +21,9 @@ from PIL import Image
 from actors.app import NAMESPACE, Longwatch
 from actors.demo import free_port, simulated_site
 from pipeline.config import Config
-from simulator.questions import Thing, watch
-from simulator.world import CAMERAS, Site
+from simulator.visits import CAMERAS
+from simulator.watching import Subject, watch
+from simulator.world import Site
 from storage.store import CarrierStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(400)]
@@ -97,7 +98,7 @@ def test_pictures_show_what_the_site_showed_at_that_time(client: httpx.Client, s
     shown = np.asarray(Image.open(io.BytesIO(reply.content)), np.int16)
     error = {shift: np.abs(shown - render(site, "gate", at + shift, epoch_s=served["epoch"])).mean() for shift in (-3.0, 0.0, 3.0)}
     assert error[0.0] < 12
-    if watch(site, ["gate"], [at - 3, at, at + 3]).clear(Thing("car")):
+    if watch(site, ["gate"], [at - 3, at, at + 3]).clear(Subject("car")):
         assert error[0.0] == min(error.values())
 
 
