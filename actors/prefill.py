@@ -8,6 +8,7 @@ from pipeline.core import Frame
 from pipeline.loop import Loop
 from pipeline.prefiller import Prefiller
 from pipeline.writer import Writer
+from storage.registry import Registry
 
 BATCH = 32  # frames of different cameras in one pass
 PATIENCE_S = 1.0
@@ -23,7 +24,9 @@ class PrefillActor:
         self._take = take
         self._writer = Writer(store.put)
         self._prefiller = Prefiller(model, store.live, self._writer.write)
+        self._registry = Registry(settings.redis_url)
         self._loop = Loop(self._step, name="prefill").start()
+        self._removed = Loop(self._drop_removed, name="removed cameras", every_s=1.0).start()
 
     def ready(self) -> bool:
         """Answers once the model is loaded."""
@@ -31,8 +34,12 @@ class PrefillActor:
 
     def close(self) -> None:
         """Finish the batch under way and write what waits."""
+        self._removed.close()
         self._loop.close()
         self._writer.close()
 
     def _step(self) -> None:
         self._prefiller.step(self._take(BATCH, PATIENCE_S))
+
+    def _drop_removed(self) -> None:
+        self._prefiller.keep_only([camera.id for camera in self._registry.cameras()])

@@ -1,7 +1,7 @@
 """From frames to carriers in the long-term memory: the whole of the prefill plane, in plain Python."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from PIL import Image
@@ -60,9 +60,10 @@ class Prefiller:
             self._write(CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live))
         return carriers
 
-    def forget(self, camera_id: str) -> None:
-        """Drop a camera's live memory: the next frame recalls it from the store."""
-        self._memories.pop(camera_id, None)
+    def keep_only(self, cameras: Collection[str]) -> None:
+        """Drop the live memories of all other cameras; a frame recalls its camera's from the store. From any thread."""
+        for camera_id in set(self._memories) - set(cameras):
+            self._memories.pop(camera_id, None)
 
     def _is_newer(self, frame: Frame) -> bool:
         """A camera whose clock steps back is held until it has caught up, so that no memory is ever out of order."""

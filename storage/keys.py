@@ -38,6 +38,11 @@ def status(camera_id: str) -> str:
     return f"lw:status:{_checked(camera_id)}"
 
 
+def forgotten(camera_id: str) -> str:
+    """Stands for a while after a camera was forgotten, so that a write under way is undone; outside of everything_of."""
+    return f"lw:forgotten:{{{_checked(camera_id)}}}"
+
+
 def everything_of(camera_id: str) -> str:
     """Pattern of all that is remembered of a camera; ids hold no wildcard."""
     return f"{_of(camera_id)}*"

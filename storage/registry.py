@@ -31,9 +31,10 @@ class Registry:
         self._client = connect(url, timeout_s)
 
     def add_camera(self, camera: Camera) -> None:
-        """Adds a camera, or replaces the one of that id."""
+        """Adds a camera, or replaces the one of that id; one that was forgotten may be remembered anew."""
         entry = _to_json(camera, _camera)
         with reaching():
+            self._client.delete(keys.forgotten(camera.id))
             self._client.hset(keys.CAMERAS, camera.id, entry)
 
     def remove_camera(self, camera_id: str) -> bool:

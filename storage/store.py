@@ -18,6 +18,7 @@ DAY_S = 86_400
 GET_BATCH = 32  # keys per MGET: one reply with everything would be slower, and grow the server
 TRIM_BATCH = 256
 SCAN_BATCH = 1000
+FORGET_MS = 600_000
 LIVE_LIMIT = 1 << 16  # carriers in a live memory
 
 
@@ -83,7 +84,10 @@ class CarrierStore:
             pipe.pexpire(seen, self._picture_ttl_ms)
             pipe.pexpire(index, self._ttl_ms)  # outlives every value in it, and not for ever
             pipe.set(live, msgpack.packb(sealed[-1][0].live), px=self._ttl_ms)
-            pipe.execute()
+            pipe.exists(keys.forgotten(camera_id))
+            *_, forgotten = pipe.execute()
+        if forgotten:  # these frames were under way when it was
+            self._sweep(camera_id)
 
     def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
         """When the camera's carriers were captured (at_ms), ascending."""
@@ -138,7 +142,16 @@ class CarrierStore:
         return (int(members[0]), picture) if picture is not None else None
 
     def forget(self, camera_id: str) -> int:
-        """Deletes every trace of a camera, by whatever model, and says how many keys that were. Stop its prefiller first."""
+        """Deletes every trace of a camera, by whatever model, and says how many keys that were.
+
+        Remove the camera first. Frames of it that are still under way are deleted as they arrive, for ten minutes or until the
+        camera is added again.
+        """
+        with reaching():
+            self._client.set(keys.forgotten(camera_id), b"", px=FORGET_MS)
+        return self._sweep(camera_id)
+
+    def _sweep(self, camera_id: str) -> int:
         removed = 0
         with reaching():
             doomed: list[Any] = [keys.status(camera_id)]

@@ -131,8 +131,7 @@ def test_a_memory_is_recalled_once_and_again_when_it_was_forgotten() -> None:
     for at in range(3):
         prefiller.step([frame(at)])
     assert store.recalls == ["gate"]
-    prefiller.forget("gate")
-    prefiller.forget("a camera that it never had")
+    prefiller.keep_only(["a camera that it never had"])
     prefiller.step([frame(3)])
     assert store.recalls == ["gate", "gate"]
     assert store.writes[-1].live[-1] == 3

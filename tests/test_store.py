@@ -232,10 +232,24 @@ def test_forget_leaves_no_key_of_the_camera_and_every_key_of_others(store: Carri
     names = set(raw.scan_iter())
     traces = {name for name in names if b"{dock}" in name or name == b"lw:status:dock"}
     assert store.forget("dock") == len(traces) == 13
-    assert set(raw.scan_iter()) == names - traces
+    assert set(raw.scan_iter()) == names - traces | {keys.forgotten("dock").encode()}
     assert set(registry.statuses()) == set(neighbours) and b"dock" not in raw.smembers(keys.REPORTING)
     assert store.forget("dock") == 0
     foreign.close()
+    registry.close()
+
+
+def test_a_write_under_way_when_its_camera_is_forgotten_is_undone_until_the_camera_comes_back(
+    store: CarrierStore, redis_url: str, raw: Any
+) -> None:
+    registry = Registry(redis_url)
+    store.put([write(1000)])
+    store.forget("dock")
+    store.put([write(2000)])
+    assert set(raw.scan_iter()) == {keys.forgotten("dock").encode()}
+    registry.add_camera(Camera(id="dock", uri="rtsp://x"))
+    store.put([write(3000)])
+    assert store.times("dock") == [3000]
     registry.close()
 
 
