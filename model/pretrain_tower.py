@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -25,13 +25,20 @@ from simulator.world import Sighting, Site
 GRID = SIDE // PATCH
 KINDS = ("", *MOVERS, *THINGS)
 PAINTS = ("", *COLOURS)
-HEADS = (len(KINDS), len(PAINTS), 3)  # kind, colour, heading (none, left, right)
+HEADS = (len(KINDS), len(PAINTS), 3, GRID, GRID, GRID)  # kind, colour, heading, the object's place, the patch's own column and row
+OWN = 4  # heads from here on are of the patch itself, covered or not
 HALF = torch.full((3,), 0.5)
 
 
 def patch_labels(sightings: tuple[Sighting, ...]) -> NDArray[np.int64]:
-    """What covers each patch, nearest first: [3, GRID, GRID] indices into KINDS, PAINTS and headings; 0 is nothing."""
-    labels = np.zeros((3, GRID, GRID), np.int64)
+    """What covers each patch, nearest first: [len(HEADS), GRID, GRID], each an index of its head; 0 is nothing.
+
+    -100 is not to be learnt: the place of nothing, and which way a person goes, which one small picture does not show. The
+    patch's own place is learnt so that the features say where; carriers, which are means, would not know it otherwise.
+    """
+    labels = np.zeros((len(HEADS), GRID, GRID), np.int64)
+    labels[3] = -100
+    labels[4], labels[5] = np.meshgrid(np.arange(GRID), np.arange(GRID))
     w, h = WIDTH / GRID, HEIGHT / GRID
     for s in sightings:  # far to near, so that the near overwrite
         left, top, right, bottom = s.box
@@ -40,7 +47,9 @@ def patch_labels(sightings: tuple[Sighting, ...]) -> NDArray[np.int64]:
                 across = min(right, (col + 1) * w) - max(left, col * w)
                 down = min(bottom, (row + 1) * h) - max(top, row * h)
                 if across * down > 0.3 * min(w * h, (right - left) * (bottom - top)):
-                    labels[:, row, col] = KINDS.index(s.kind), PAINTS.index(s.colour), 0 if s.heading == 0 else (3 + s.heading) // 2
+                    heading = -100 if s.kind == "person" else 0 if s.heading == 0 else (3 + s.heading) // 2
+                    place = min(GRID - 1, max(0, int(s.x // w)))
+                    labels[:OWN, row, col] = KINDS.index(s.kind), PAINTS.index(s.colour), heading, place
     return labels
 
 
@@ -60,7 +69,9 @@ def augment(pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     flip = torch.rand(len(pictures)) < 0.5
     pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
     mirrored = labels.flip(3).clone()
-    mirrored[:, 2] = torch.tensor([0, 2, 1])[mirrored[:, 2]]
+    mirrored[:, 2] = torch.where(mirrored[:, 2] > 0, 3 - mirrored[:, 2], mirrored[:, 2])
+    mirrored[:, 3] = torch.where(mirrored[:, 3] >= 0, GRID - 1 - mirrored[:, 3], mirrored[:, 3])
+    mirrored[:, 4] = labels[:, 4]
     labels = torch.where(flip[:, None, None, None], mirrored, labels)
     x = normalise(pictures, HALF, HALF, torch.float32)
     gain = 1 + 0.15 * torch.randn(len(x), 1, 1, 1)
@@ -68,27 +79,34 @@ def augment(pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the three heads over patches [n, patches, sum(HEADS)]; empty patches weigh less."""
+    """Cross-entropy of the heads over patches [n, patches, sum(HEADS)]; empty patches weigh less, and a patch's own place little."""
     total = logits.new_zeros(())
     for part, head in enumerate(logits.split(HEADS, dim=2)):
         weight = torch.ones(HEADS[part])
-        weight[0] = 0.25
-        total = total + cross_entropy(head.flatten(0, 1), labels[:, part].flatten(), weight)
+        if part < 3:
+            weight[0] = 0.25
+        total = total + cross_entropy(head.flatten(0, 1), labels[:, part].flatten(), weight) * (0.1 if part >= OWN else 1.0)
     return total
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> list[float]:
-    """Per head, the share right among covered patches (kind, colour and heading)."""
+    """Per head, the share right among covered patches, of those that have a label."""
     covered = labels[:, 0].flatten() > 0
-    heads = enumerate(logits.split(HEADS, dim=2))
-    return [round((head.flatten(0, 1).argmax(1) == labels[:, i].flatten())[covered].float().mean().item(), 3) for i, head in heads]
+    shares = []
+    for i, head in enumerate(logits.split(HEADS, dim=2)):
+        label = labels[:, i].flatten()
+        right = head.flatten(0, 1).argmax(1) == label
+        shares.append(round(right[covered & (label >= 0)].float().mean().item(), 3))
+    return shares
 
 
-def main(footage: Path, out: Path, minutes: float = 12, batch: int = 96, rate: float = 1.5e-3) -> None:
+def main(footage: Path, out: Path, minutes: float = 12, batch: int = 96, rate: float = 1.5e-3, resume: Path | None = None) -> None:
     """Train for a given time with a one-cycle rate; the last 5 % of the pictures are for checking."""
     pictures, labels = load(footage)
     split = int(len(pictures) * 0.95)
     tower = fresh(8, 0, 1, 2).model.vision_tower
+    if resume:
+        tower.load_state_dict(load_file(resume))
     head = nn.Linear(tower.config.hidden_size, sum(HEADS))
     parameters = [*tower.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
@@ -103,12 +121,12 @@ def main(footage: Path, out: Path, minutes: float = 12, batch: int = 96, rate: f
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
-        if step % 200 == 0:
+        if step % 100 == 0:
             with torch.no_grad():
                 some = torch.randint(split, len(pictures), (256,))
                 check = head(tower(normalise(pictures[some], HALF, HALF, torch.float32)).last_hidden_state)
             right = accuracy(check, labels[some])
-            print(f"{done:.0%} step {step} loss {loss.item():.3f} held-out kind/colour/heading {right}", flush=True)
+            print(f"{done:.0%} step {step} loss {loss.item():.3f} held-out kind/colour/heading/place/column/row {right}", flush=True)
             out.parent.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, out)
     save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, out)

@@ -123,14 +123,18 @@ def save(backbone: Backbone, out: Path) -> None:
 
 
 def main(footage: Path, tower: Path, out: Path, captions: float = 10, questions: float = 60, resume: Path | None = None) -> None:
-    """Train both stages for the given minutes; `--resume` starts from a saved model instead of a fresh one."""
+    """Train both stages for the given minutes; `--resume` starts from a saved model's language half instead of a fresh one."""
     backbone = untrained(tower)
     if resume:
-        backbone.net.load_state_dict(load_file(resume / "model.safetensors"), strict=False)
-        backbone.net.tie_weights()
+        saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
+        backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
     library = Library(footage, backbone)
     train(backbone, library, "captions", captions, 2e-3, out)
     train(backbone, library, "questions", questions, 1.2e-3, out)
+
+
+def _tower(backbone: Backbone) -> dict[str, Tensor]:
+    return {k: v for k, v in backbone.net.state_dict().items() if "vision_tower" in k}
 
 
 if __name__ == "__main__":

@@ -162,6 +162,7 @@ def order(w: Watch, r: Random) -> Quiz | None:
         return None
     earlier = first[0] < second[0]
     a, b, place = the(one.words(r)), the(other.words(r)), _place(w, r)
+    answer = the((one if earlier else other).words(_Plain()))
     evidence = tuple(sorted({*first[:2], *second[:2]}))
     if r.random() < 0.4:
         text = r.choice((f"Did {a} come before {b}{place}?", f"Was {a} here earlier than {b}{place}?"))
@@ -169,7 +170,7 @@ def order(w: Watch, r: Random) -> Quiz | None:
     text = r.choice(
         (f"Which came first{place}, {a} or {b}?", f"What was here first{place}, {a} or {b}?", f"Which was seen first, {a} or {b}?")
     )
-    return Quiz(family="order", text=text, answer=a if earlier else b, evidence=evidence)
+    return Quiz(family="order", text=text, answer=answer, evidence=evidence)
 
 
 def camera(w: Watch, r: Random) -> Quiz | None:
