@@ -17,7 +17,20 @@ from transformers import AutoTokenizer, DynamicCache, LlavaOnevisionForCondition
 from transformers.image_processing_utils import BaseImageProcessor
 
 from model.images import normalise, resize
+from model.prompt import prompt
 from model.spec import ModelSpec
+
+UNTOLD = (
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "return_dict",
+    "output_attentions",
+    "id2label",
+    "label2id",
+)
 
 Channels = tuple[Sequence[float], Sequence[float]]
 SIGLIP: Channels = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -51,6 +64,16 @@ class Habits:
     def save(self, folder: Path) -> None:
         """Write them beside the weights."""
         (folder / "longwatch.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _settings(config: dict[Any, Any]) -> dict[str, Any]:
+    """A configuration without what says nothing of the arithmetic: names, versions, and how it is run."""
+    kept = {k: v for k, v in config.items() if k not in UNTOLD and not str(k).startswith("_")}
+    return {k: _settings(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 class Backbone:
@@ -109,10 +132,11 @@ class Backbone:
         for name, tensor in sorted(self.net.state_dict().items()):
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        prompt = json.dumps([len(self.tokenizer), str(self.tokenizer.chat_template), self.prefix])
+        settings = json.dumps(_settings(self.net.config.to_dict()), sort_keys=True, default=str)
+        words = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template), self.prefix])
         rope = getattr(self.config, "rope_parameters", None) or {}
         return ModelSpec(
-            backbone=f"{self.net.config.model_type}-{weights.hexdigest()[:16]}",
+            backbone=f"{self.net.config.model_type}-{weights.hexdigest()[:16]}-{_digest(settings)}",
             dtype=str(self.dtype).removeprefix("torch."),
             layers=self.config.num_hidden_layers,
             kv_heads=self.config.num_key_value_heads,
@@ -121,7 +145,7 @@ class Backbone:
             tokens_per_frame=self.tokens_per_frame,
             rope_theta=float(rope.get("rope_theta", getattr(self.config, "rope_theta", 10_000.0))),
             preprocessing=f"{self.vision.image_size}:{self.mean.tolist()}:{self.std.tolist()}",
-            prompt=hashlib.sha256(prompt.encode()).hexdigest()[:16],
+            prompt=_digest(words),
         )
 
     # Prompts
@@ -129,17 +153,11 @@ class Backbone:
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The tokens before the frames."""
-        return tuple(self._prompt("?")[0])
+        return tuple(prompt(self.tokenizer, "?")[0])
 
     def suffix(self, question: str) -> list[int]:
         """The tokens of a question, from behind the frames to where the answer begins."""
-        return self._prompt(question)[1]
-
-    def _prompt(self, question: str) -> tuple[list[int], list[int]]:
-        messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        before, _, after = text.partition("<video>")
-        return tuple(self.tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
+        return prompt(self.tokenizer, question)[1]
 
     def words(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens."""

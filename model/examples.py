@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.backbone import Backbone
 from model.images import normalise
+from model.prompt import prompt
 from simulator.questions import FAMILIES, Quiz, ask, describe, detail, presence, presence_now
 from simulator.visits import CAMERAS, WIDTH
 from simulator.watching import Shot, Watch
@@ -168,7 +169,7 @@ def _over(shots: list[Shot], some: Sequence[int], base: int, families: Sequence[
 
 
 def _collate(clips: list[list[int]], examples: list[Example], tokenizer: Any) -> Batch:
-    texts = [[_tokens(tokenizer, e.quiz.text, question=True), _tokens(tokenizer, e.quiz.answer, question=False)] for e in examples]
+    texts = [(prompt(tokenizer, e.quiz.text)[1], _answer(tokenizer, e.quiz.answer)) for e in examples]
     longest = max(len(q) + len(a) for q, a in texts)
     n, widest = len(examples), max(len(e.context) for e in examples)
     tokens = torch.full((n, longest), tokenizer.pad_token_id)
@@ -191,10 +192,5 @@ def _collate(clips: list[list[int]], examples: list[Example], tokenizer: Any) ->
     )
 
 
-def _tokens(tokenizer: Any, text: str, *, question: bool) -> list[int]:
-    """What follows the frames in the prompt, or the answer with its end."""
-    if not question:
-        return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(prompt.partition("<video>")[2], add_special_tokens=False).input_ids)
+def _answer(tokenizer: Any, text: str) -> list[int]:
+    return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]

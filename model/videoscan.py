@@ -143,8 +143,8 @@ class VideoScan:
             key=CarrierKey(camera_id=frame.camera_id, at_ms=frame.captured_ms),
             fingerprint=self.fingerprint,
             span=TimeRange(start_ms=frame.captured_ms, end_ms=frame.captured_ms),
-            embedding=embedding,
-            kv=kv,
+            embedding=embedding.copy(),  # not a view, which would keep the whole batch in memory
+            kv=kv.copy(),
         )
 
     def _answers(self, *words: str) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
-from pipeline.grounding import ground, moments
+from pipeline.grounding import NOT_SEEN, ground, moments
 from pipeline.rules import Judgement
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
@@ -82,12 +82,13 @@ class Answerer:
             raise NoMemory(f"nothing is remembered of {', '.join(cameras) or 'any camera'}{_span_words(question.when)}")
         decoded = self._decoder.decode(question.text, carriers)
         evidence = moments([carrier.key for carrier in carriers], decoded.attention)
-        now_ms = min(self._now_ms(), question.when.end_ms) if question.when else self._now_ms()
+        now_ms = self._now_ms()
+        text = ground(decoded.text, evidence, now_ms)
         return Answer(
-            text=ground(decoded.text, evidence, now_ms),
+            text=text,
             probability=decoded.probability,
-            evidence=evidence,
-            gaps=gaps(times, question.when),
+            evidence=() if text == NOT_SEEN else evidence,
+            gaps=gaps(times, question.when, now_ms),
             cameras=tuple(cameras),
             carriers=len(carriers),
             model=self._decoder.fingerprint,
@@ -123,20 +124,27 @@ def spread(times: dict[str, list[int]], budget: int) -> list[CarrierKey]:
     if len(keys) <= budget:
         return keys
     newest = {CarrierKey(camera_id=c, at_ms=each[-1]) for c, each in times.items() if each}
+    if len(newest) >= budget:
+        return sorted(newest, key=lambda k: (k.at_ms, k.camera_id))[-budget:]
     rest = [key for key in keys if key not in newest]
-    chosen = np.linspace(0, len(rest) - 1, max(1, budget - len(newest))).round().astype(int)
+    chosen = np.linspace(0, len(rest) - 1, budget - len(newest)).round().astype(int)
     return sorted({*newest, *(rest[i] for i in chosen)}, key=lambda k: (k.at_ms, k.camera_id))
 
 
-def gaps(times: dict[str, list[int]], when: TimeRange | None) -> tuple[Gap, ...]:
-    """Times asked about of which a camera has nothing, longest first."""
+def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None) -> tuple[Gap, ...]:
+    """Times asked about of which a camera has nothing, longest first; what is yet to come is none. No time asked about means until now."""
+    ends = [end for end in (when.end_ms if when else None, now_ms) if end is not None]
+    begins = [when.start_ms] if when else []
     found = []
     for camera, each in times.items():
-        edges = [when.start_ms, *each, when.end_ms] if when else each
-        for a, b in zip(edges, edges[1:], strict=False):
-            if b - a > HOLE_MS:
-                reason = f"nothing from {camera} between {clock(a)} and {clock(b)}"
-                found.append(Gap(camera_id=camera, span=TimeRange(start_ms=a, end_ms=b), reason=reason))
+        edges = [*begins, *each, *([min(ends)] if ends else [])]
+        holes = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a > HOLE_MS]
+        if not each and ends and not begins:
+            holes = [(min(ends), min(ends))]
+        for a, b in holes:
+            span = TimeRange(start_ms=a, end_ms=b)
+            reason = f"nothing from {camera}{_span_words(span)}" if b > a else f"nothing is remembered of {camera}"
+            found.append(Gap(camera_id=camera, span=span, reason=reason))
     return tuple(sorted(found, key=lambda g: g.span.start_ms - g.span.end_ms)[:GAPS])
 
 

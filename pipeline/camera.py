@@ -172,8 +172,16 @@ class _Graph:
             self._add("souphttpsrc", location=bare, is_live=True, do_timestamp=True, **login).link(self._parse)
             return
         # A decoder that cannot keep up loses pictures after 2 s, not all memory.
-        source = self._add("rtspsrc", location=bare, protocols=_TCP, latency=2000, drop_on_latency=True,
-                           tcp_timeout=round(self._silence_s * 1e6), add_reference_timestamp_meta=True, **login)
+        source = self._add(
+            "rtspsrc",
+            location=bare,
+            protocols=_TCP,
+            latency=2000,
+            drop_on_latency=True,
+            tcp_timeout=round(self._silence_s * 1e6),
+            add_reference_timestamp_meta=True,
+            **login,
+        )
         self._on(source, "select-stream", lambda _source, _number, caps: caps.get_structure(0).get_string("media") == "video")
         self._on(source, "pad-added", self._on_stream)
 

@@ -16,6 +16,7 @@ LOOKED = 0.3  # an answer that gave the carriers less attention than this looked
 MOMENTS = 3  # shown with an answer
 NEAR_MS = 3_000  # carriers of one camera this close are one moment
 WORTH = 0.15  # of the attention: less does not make a moment
+GLANCE = 0.05  # of what the strongest drew: a carrier with less belongs to no moment
 
 
 def moments(keys: Sequence[CarrierKey], attention: NDArray[np.float64]) -> tuple[Evidence, ...]:
@@ -29,8 +30,10 @@ def moments(keys: Sequence[CarrierKey], attention: NDArray[np.float64]) -> tuple
     groups: list[list[int]] = []
     last: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
+        if attention[i] < GLANCE * attention.max():
+            continue
         group = last.get(key.camera_id)
-        if group is None or key.at_ms - keys[group[-1]].at_ms > NEAR_MS or attention[i] < 0.02 * total:
+        if group is None or key.at_ms - keys[group[-1]].at_ms > NEAR_MS:
             group = []
             groups.append(group)
             last[key.camera_id] = group

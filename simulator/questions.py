@@ -138,7 +138,8 @@ def direction(w: Watch, r: Random) -> Quiz | None:
         return None
     headings = {s.heading for x in w.shots for s in x.sightings if subject.matches(s) and s.visible >= HINT}
     evidence = tuple(w.clear(subject))
-    if len(headings) > 1 or len(evidence) == 1:
+    moved = any(subject.matches(s) and s.moving for i in evidence for s in w.shots[i].sightings)
+    if len(headings) > 1 or len(evidence) == 1 or evidence and not moved:
         return None
     noun, place = the(subject.words(r)), _place(w, r)
     text = r.choice(

@@ -85,16 +85,11 @@ def test_a_moment_that_drew_little_is_left_out_but_the_best_is_always_shown() ->
     assert len(scattered) == 1
 
 
-WEAK = "moments() opens a new group AT a carrier that drew next to nothing; it should belong to no group at all"
-
-
-@pytest.mark.xfail(strict=True, reason=WEAK)
 def test_a_moment_does_not_begin_with_carriers_that_were_not_looked_at() -> None:
     (found,) = moments(keys(0, 1, 2, 3, 4, 5), np.array([0.001, 0.001, 0.001, 0.001, 0.4, 0.4]))
     assert found.span == TimeRange(start_ms=T0 + 4000, end_ms=T0 + 5000)
 
 
-@pytest.mark.xfail(strict=True, reason=WEAK)
 def test_one_weak_carrier_between_strong_ones_does_not_make_two_moments_of_one() -> None:
     (found,) = moments(keys(0, 1, 2), np.array([0.45, 0.001, 0.45]))
     assert found.span == TimeRange(start_ms=T0, end_ms=T0 + 2000)

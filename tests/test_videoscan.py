@@ -490,7 +490,6 @@ def test_no_token_of_the_prompt_is_lost(question: str, opening: str) -> None:
 BACKBONES: dict[str, Backbone] = {}
 
 
-@pytest.mark.xfail(strict=True, reason="Backbone._prompt parses the analyst's own text for special tokens and for <video>")
 def test_a_question_cannot_smuggle_in_special_tokens() -> None:
     b = backbone(ONE, F32)
     special = {b.tokenizer.convert_tokens_to_ids(t) for t in (END, VIDEO, ANSWER)}
@@ -512,7 +511,6 @@ def test_prefill_changes_neither_the_memories_nor_the_carriers_passed_in() -> No
     assert not any(np.shares_memory(made.kv, c.kv) for c in members)
 
 
-@pytest.mark.xfail(strict=True, reason="VideoScan.prefill hands out views of the batch: copy each carrier's row")
 def test_carriers_of_a_batch_do_not_hold_one_another_in_memory() -> None:
     """A kept view of a batch's array would keep the whole batch alive for as long as one of its carriers lives."""
     scan = VideoScan(backbone(ONE, F32), live=3)
@@ -604,7 +602,6 @@ def test_the_fingerprint_changes_with_the_last_bit_of_a_weight() -> None:
         ("", "projector_hidden_act", "relu"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="Backbone.spec leaves out settings that shape a carrier but no weight: digest the config")
 def test_the_fingerprint_changes_with_every_setting_that_changes_a_carrier(tmp_path: Path, where: str, name: str, value: object) -> None:
     b = backbone(ONE, F32)
     config = b.net.config.__class__.from_dict(b.net.config.to_dict())

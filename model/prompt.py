@@ -1,0 +1,23 @@
+"""A question as a model reads it: its own chat template around the frames and the analyst's words."""
+
+from typing import Any
+
+VIDEO = "<video>"  # where the template of every LLaVA-OneVision checkpoint puts the frames
+_WORDS = "\ue000"  # stands for the analyst's words while the template is filled in
+
+
+def prompt(tokenizer: Any, question: str) -> tuple[list[int], list[int]]:
+    """The tokens before the frames, and those from behind them to where the answer begins.
+
+    The analyst's words are read as words: a special token written in them stays text, so a question cannot leave its place.
+    """
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": _WORDS}]}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before, _, behind = text.partition(VIDEO)
+    opening, _, closing = behind.partition(_WORDS)
+    words = tokenizer(question, add_special_tokens=False, split_special_tokens=True).input_ids
+    return _read(tokenizer, before), [*_read(tokenizer, opening), *words, *_read(tokenizer, closing)]
+
+
+def _read(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False).input_ids) if text else []
