@@ -71,7 +71,6 @@ class Longwatch:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longwatch-redis-", ignore_cleanup_errors=True)))
             self.redis_url = stack.enter_context(PrivateRedis(folder)).url
         settings = Settings.of(self._config, self.redis_url)
-        _describe_site(Registry(self.redis_url), self._config)
         stack.enter_context(_RayCluster(self._ray_address))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _leave)  # Ray's own handler would end us without ending what we started
@@ -84,6 +83,7 @@ class Longwatch:
         for role, start in planes.items():
             if self._roles & {"all", role}:
                 stack.callback(_close, start())
+        _describe_site(Registry(self.redis_url), self._config)  # last: a file starts to play when its camera is known
 
     def _decode(self, settings: Settings) -> Any:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)

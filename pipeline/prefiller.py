@@ -1,12 +1,15 @@
 """From frames to carriers in the long-term memory: the whole of the prefill plane, in plain Python."""
 
 import io
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from PIL import Image
 
-from pipeline.core import Carrier, CarrierWrite, Frame
+from pipeline.core import Carrier, CarrierWrite, Frame, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 PICTURE_QUALITY = 80
 
@@ -45,11 +48,14 @@ class Prefiller:
         self._write = write
         self._memories: dict[str, LiveMemory] = {}
         self.stale = 0  # frames not newer than what their camera remembers
+        self.skipped = 0  # frames of cameras whose memory could not be recalled
 
     def step(self, frames: Sequence[Frame]) -> list[Carrier]:
-        """Prefill one batch. Raises StoreUnavailable when a camera's memory must be recalled and cannot be: these frames are lost."""
-        fresh = [frame for frame in frames if self._is_newer(frame)]
-        self.stale += len(frames) - len(fresh)
+        """Prefill one batch. A frame whose camera's memory cannot be recalled now is skipped; the other cameras do not wait for it."""
+        ready = [frame for frame in frames if self._has_memory(frame.camera_id)]
+        fresh = [frame for frame in ready if self._is_newer(frame)]
+        self.skipped += len(frames) - len(ready)
+        self.stale += len(ready) - len(fresh)
         if not fresh:
             return []
         memories = [self._memories[frame.camera_id] for frame in fresh]
@@ -65,10 +71,17 @@ class Prefiller:
         for camera_id in set(self._memories) - set(cameras):
             self._memories.pop(camera_id, None)
 
+    def _has_memory(self, camera_id: str) -> bool:
+        if camera_id not in self._memories:
+            try:
+                self._memories[camera_id] = self._model.memory(self._recall(camera_id))
+            except StoreUnavailable as error:
+                log.warning("the memory of %s cannot be recalled now: %s", camera_id, error)
+                return False
+        return True
+
     def _is_newer(self, frame: Frame) -> bool:
         """A camera whose clock steps back is held until it has caught up, so that no memory is ever out of order."""
-        if frame.camera_id not in self._memories:
-            self._memories[frame.camera_id] = self._model.memory(self._recall(frame.camera_id))
         carriers = self._memories[frame.camera_id].carriers
         return not carriers or frame.captured_ms > carriers[-1].key.at_ms
 

@@ -98,6 +98,13 @@ class Registry:
             entries = self._client.zrevrange(keys.ALERTS, 0, limit - 1) if limit > 0 else []
         return self._from_json(entries, _alert)
 
+    def remove_alerts(self, camera_id: str) -> int:
+        """Deletes the alerts of a camera that is to be forgotten, and says how many."""
+        with reaching():
+            entries = self._client.zrange(keys.ALERTS, 0, -1)
+            doomed = [entry for entry in entries if any(alert.camera_id == camera_id for alert in self._from_json([entry], _alert))]
+            return int(self._client.zrem(keys.ALERTS, *doomed)) if doomed else 0
+
     def close(self) -> None:
         """Lets the connections go."""
         self._client.close()

@@ -72,6 +72,14 @@ def test_alerts_are_newest_first_bounded_and_kept_once(registry: Registry) -> No
     assert registry.alerts(limit=0) == []
 
 
+def test_alerts_of_a_forgotten_camera_are_deleted_and_no_others(registry: Registry) -> None:
+    for camera_id in ("dock", "yard"):
+        registry.add_alert(replace(ALERT, id=camera_id, camera_id=camera_id))
+    assert registry.remove_alerts("dock") == 1
+    assert registry.remove_alerts("dock") == 0
+    assert [alert.camera_id for alert in registry.alerts()] == ["yard"]
+
+
 def test_desired_state_never_expires(registry: Registry, raw: Any) -> None:
     registry.add_camera(CAMERA)
     registry.add_rule(RULE)

@@ -73,6 +73,11 @@ class FakeRegistry:
     def remove_rule(self, rule_id: str) -> bool:
         return self.ruleset.pop(rule_id, None) is not None
 
+    def remove_alerts(self, camera_id: str) -> int:
+        kept = [alert for alert in self.alerted if alert.camera_id != camera_id]
+        removed, self.alerted = len(self.alerted) - len(kept), kept
+        return removed
+
     def alerts(self, limit: int) -> list[Alert]:
         return self.alerted[:limit]
 

@@ -49,6 +49,9 @@ class Registry(Protocol):
     def alerts(self, limit: int, /) -> list[Alert]:
         """The newest alerts, newest first."""
 
+    def remove_alerts(self, camera_id: str, /) -> int:
+        """Delete a camera's alerts."""
+
 
 class Store(Protocol):
     """What is remembered. Every call may block, and raises StoreUnavailable when it cannot be served."""
@@ -121,7 +124,7 @@ def streams(registry: Registry, store: Store, allow_files: bool) -> APIRouter:
     @router.delete("/{camera}")
     def remove_stream(camera: CameraPath, forget: bool = False) -> dict[str, str | bool | int]:
         removed = registry.remove_camera(camera)
-        forgotten = store.forget(camera) if forget else 0
+        forgotten = store.forget(camera) + registry.remove_alerts(camera) if forget else 0
         if not removed and not forgotten:
             raise UnknownCamera(f"no camera {camera} is watched" + (" or remembered" if forget else ""))
         return {"id": camera, "removed": removed, "forgotten": forgotten}
