@@ -25,6 +25,7 @@ from model.embedded import SIDE, fresh
 from model.examples import Batch, Library, batch_of
 
 EVIDENCE_LAYER, EVIDENCE_HEADS = 2, (0, 1)  # these are taught to look at what shows the answer
+EVIDENCE_WEIGHT = 0.7
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
 
@@ -97,7 +98,7 @@ def train(backbone: Backbone, library: Library, stage: str, minutes: float, rate
         optimiser.param_groups[0]["lr"] = rate * schedule(done, step)
         words, evidence, right = losses(backbone, library, batch)
         optimiser.zero_grad()
-        (words + 0.3 * evidence).backward()
+        (words + EVIDENCE_WEIGHT * evidence).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         for family, hit in zip(batch.families, right.tolist(), strict=True):
@@ -122,15 +123,18 @@ def save(backbone: Backbone, out: Path) -> None:
     backbone.habits.save(out)
 
 
-def main(footage: Path, tower: Path, out: Path, captions: float = 10, questions: float = 60, resume: Path | None = None) -> None:
+def main(
+    footage: Path, tower: Path, out: Path, captions: float = 10, questions: float = 60, rate: float = 1.2e-3, resume: Path | None = None
+) -> None:
     """Train both stages for the given minutes; `--resume` starts from a saved model's language half instead of a fresh one."""
     backbone = untrained(tower)
     if resume:
         saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
         backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
     library = Library(footage, backbone)
-    train(backbone, library, "captions", captions, 2e-3, out)
-    train(backbone, library, "questions", questions, 1.2e-3, out)
+    if captions:
+        train(backbone, library, "captions", captions, 2e-3, out)
+    train(backbone, library, "questions", questions, rate, out)
 
 
 def _tower(backbone: Backbone) -> dict[str, Tensor]:
