@@ -4,10 +4,11 @@ python -m actors.demo [--once]
 """
 
 import json
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -52,8 +53,6 @@ def simulated_site(seed: int) -> Iterator[dict[str, Any]]:
 
 def free_port(wanted: int = 8600) -> int:
     """The wanted port, or another where that one is taken."""
-    import socket
-
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,15 +90,21 @@ def questions(site: Site, start: float, end: float, r: Random) -> list[tuple[Qui
     return list(found.values())[:3]
 
 
-def ask_one(client: httpx.Client, quiz: Quiz, w: Watch, cameras: list[str], epoch: float, number: int) -> bool:
-    """Ask over HTTP, save the evidence, and print it all beside the truth. Returns whether it was right."""
-    start, end = w.shots[0].at + epoch, w.shots[-1].at + epoch
-    began = time.perf_counter()
-    reply = client.post("/v1/ask", json={"question": quiz.text, "cameras": cameras, "since": start - 0.5, "until": end + 0.5})
-    took = time.perf_counter() - began
-    answer = reply.raise_for_status().json()
+def ask_and_mark(client: httpx.Client, quiz: Quiz, w: Watch, cameras: Sequence[str], epoch: float) -> tuple[dict[str, Any], bool]:
+    """Ask over HTTP about exactly the time of the watch. The answer, and whether it was right."""
+    since, until = w.shots[0].at + epoch - 0.5, w.shots[-1].at + epoch + 0.5
+    reply = client.post("/v1/ask", json={"question": quiz.text, "cameras": list(cameras), "since": since, "until": until})
+    answer: dict[str, Any] = reply.raise_for_status().json()
     best = answer["evidence"][0] if answer["evidence"] else None
     right = correct(quiz, w, text=answer["answer"], camera=best and best["camera"], at=best and best["at_ms"] / 1000 - epoch)
+    return answer, right
+
+
+def ask_one(client: httpx.Client, quiz: Quiz, w: Watch, cameras: list[str], epoch: float, number: int) -> bool:
+    """Ask over HTTP, save the evidence, and print it all beside the truth. Returns whether it was right."""
+    began = time.perf_counter()
+    answer, right = ask_and_mark(client, quiz, w, cameras, epoch)
+    took = time.perf_counter() - began
     console.print(f"\n[bold]Question {number}[/bold]  {quiz.text}" + (f"  [dim](camera {cameras[0]})[/dim]" if cameras else ""))
     console.print(f"  answer    [bold]{answer['answer']}[/bold]  [dim](probability {answer['probability']:.2f})[/dim]")
     for i, moment in enumerate(answer["evidence"]):

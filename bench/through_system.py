@@ -8,9 +8,8 @@ from random import Random
 import httpx
 
 from actors.app import Longwatch
-from actors.demo import free_port, simulated_site, wait_until_seen
+from actors.demo import ask_and_mark, free_port, simulated_site, wait_until_seen
 from pipeline.config import Config
-from simulator.marking import correct
 from simulator.questions import FAMILIES, Quiz, ask
 from simulator.visits import CAMERAS
 from simulator.watching import Watch, watch
@@ -44,7 +43,7 @@ def through_system(count: int) -> list[list[object]]:
             start = time.time() - epoch + 3
             wait_until_seen(client, WATCH_S)
             for quiz, w, cameras in draw(site, start, time.time() - epoch - 3, count, Random(SEED)):
-                right[quiz.family].append(_ask(client, quiz, w, cameras, epoch))
+                right[quiz.family].append(ask_and_mark(client, quiz, w, cameras, epoch)[1])
     rows: list[list[object]] = [[family, len(marks), sum(marks) / len(marks)] for family, marks in sorted(right.items())]
     return [*rows, ["all", count, _share(list(right.values()))]]
 
@@ -52,10 +51,3 @@ def through_system(count: int) -> list[list[object]]:
 def _share(groups: Sequence[Sequence[bool]]) -> float:
     marks = [m for group in groups for m in group]
     return sum(marks) / len(marks)
-
-
-def _ask(client: httpx.Client, quiz: Quiz, w: Watch, cameras: Sequence[str], epoch: float) -> bool:
-    body = {"question": quiz.text, "cameras": list(cameras), "since": w.shots[0].at + epoch - 0.5, "until": w.shots[-1].at + epoch + 0.5}
-    answer = client.post("/v1/ask", json=body).raise_for_status().json()
-    best = answer["evidence"][0] if answer["evidence"] else None
-    return correct(quiz, w, text=answer["answer"], camera=best and best["camera"], at=best and best["at_ms"] / 1000 - epoch)

@@ -20,8 +20,6 @@ from simulator.visits import CAMERAS, WIDTH
 from simulator.watching import Shot, Watch
 from simulator.world import Sighting, Site
 
-HALF = torch.full((3,), 0.5)
-
 
 class Library:
     """All footage as the vision tower's features, with its truth; and its mirror image, which doubles it."""
@@ -74,7 +72,7 @@ def _seen(backbone: Backbone, film: Any, file: Path) -> Tensor:
 @torch.inference_mode()
 def _look(backbone: Backbone, pictures: np.ndarray[Any, Any]) -> Tensor:
     squares = torch.from_numpy(pictures).flatten(0, 1).permute(0, 3, 1, 2)
-    both = [backbone.look(normalise(x, HALF, HALF, torch.float32)).half() for x in (squares, squares.flip(3))]
+    both = [backbone.look(normalise(x, backbone.mean, backbone.std, torch.float32)).half() for x in (squares, squares.flip(3))]
     features: Tensor = torch.stack(both).unflatten(1, pictures.shape[:2])
     return features
 
