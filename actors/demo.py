@@ -90,9 +90,11 @@ def questions(site: Site, start: float, end: float, r: Random) -> list[tuple[Qui
     return list(found.values())[:3]
 
 
-def ask_and_mark(client: httpx.Client, quiz: Quiz, w: Watch, cameras: Sequence[str], epoch: float) -> tuple[dict[str, Any], bool]:
-    """Ask over HTTP about exactly the time of the watch. The answer, and whether it was right."""
-    since, until = w.shots[0].at + epoch - 0.5, w.shots[-1].at + epoch + 0.5
+def ask_and_mark(
+    client: httpx.Client, quiz: Quiz, w: Watch, cameras: Sequence[str], epoch: float, margin_s: float = 0.5
+) -> tuple[dict[str, Any], bool]:
+    """Ask over HTTP about the time of the watch and a margin around it. The answer, and whether it was right."""
+    since, until = w.shots[0].at + epoch - margin_s, w.shots[-1].at + epoch + margin_s
     reply = client.post("/v1/ask", json={"question": quiz.text, "cameras": list(cameras), "since": since, "until": until})
     answer: dict[str, Any] = reply.raise_for_status().json()
     best = answer["evidence"][0] if answer["evidence"] else None

@@ -29,7 +29,7 @@ from pipeline.grounding import WHEN, ground, moments
 from simulator.marking import WHEN_TOLERANCE_S, correct, truth_words
 from simulator.questions import FAMILIES, Quiz, ask
 from simulator.visits import CAMERAS
-from simulator.watching import Watch, watch
+from simulator.watching import Watch, watch_at
 from simulator.world import Site
 
 HELD_OUT = 910_000  # first seed of the bench's sites; the demo and the tests have their own
@@ -87,15 +87,10 @@ def quizzes(scan: VideoScan, seed: int, r: Random) -> Iterator[Asked]:
         carriers = [own[k.camera_id][index[k.camera_id, k.at_ms]] for k in chosen]
         foreign = [other[k.camera_id][index[k.camera_id, k.at_ms]] for k in chosen]
         foreign.sort(key=lambda c: (c.key.at_ms, c.key.camera_id))
-        truth = _truth(Site(seed), carriers)
+        truth = watch_at(Site(seed), {c: [k.at_ms / 1000 for k in chosen if k.camera_id == c] for c in cameras})
         for family in FAMILIES:
             if quiz := ask(truth, r, family):
                 yield Asked(quiz=quiz, watch=truth, carriers=carriers, foreign=foreign)
-
-
-def _truth(site: Site, carriers: Sequence[Carrier]) -> Watch:
-    shots = [shot for c in carriers for shot in watch(site, [c.key.camera_id], [c.key.at_ms / 1000]).shots]
-    return Watch(shots)
 
 
 def mark(scan: VideoScan, asked: Asked) -> Mark:

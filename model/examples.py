@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.backbone import Backbone
 from model.images import normalise
+from model.probe import SUBJECTS, WALKING, told
 from model.prompt import prompt
 from simulator.questions import FAMILIES, Quiz, ask, describe, detail, presence, presence_now
 from simulator.visits import CAMERAS, WIDTH
@@ -27,7 +28,7 @@ class Library:
     def __init__(self, folder: Path, backbone: Backbone, sites: int | None = None) -> None:
         self.times: list[np.ndarray[Any, Any]] = []
         self.truth: list[list[list[tuple[Sighting, ...]]]] = []  # site, camera, second
-        features = []
+        features, tellings = [], []
         cache = folder / f"seen-{_digest(backbone)}"
         cache.mkdir(exist_ok=True)
         for path in track(sorted(folder.glob("*.npz"))[:sites], description="looking"):
@@ -35,8 +36,10 @@ class Library:
             site = Site(int(path.stem))
             self.times.append(film["times"])
             self.truth.append([[site.sightings(c, t) for t in row] for c, row in zip(CAMERAS, film["times"], strict=True)])
+            tellings.append(_told(self.truth[-1]))
             features.append(_seen(backbone, film, cache / f"{path.stem}.npy"))
         self._features: Tensor = torch.stack(features)  # [sites, 2 mirrored, cameras, seconds, patches, width] float16
+        self._told: Tensor = torch.stack(tellings)  # [sites, 2 mirrored, cameras, seconds, what the probe reads]
 
     def __len__(self) -> int:
         return len(self.times)
@@ -48,9 +51,35 @@ class Library:
 
     def features(self, batch: "Batch") -> Tensor:
         """Features [clips, frames, patches, width] of a batch's clips."""
-        site, mirror, camera, seconds = batch.clips.split((1, 1, 1, batch.clips.shape[1] - 3), dim=1)
-        chosen: Tensor = self._features[site, mirror, camera, seconds]
-        return chosen.float()
+        return self._features[_index(batch)].float()
+
+    def footage(self, site: int) -> Tensor:
+        """All of a site's features [cameras, seconds, patches, width]."""
+        return self._features[site, 0].float()
+
+    def subjects(self, site: int) -> Tensor:
+        """What all of a site's frames show [cameras, seconds, SUBJECTS]: 1, 0 or, where barely, NaN."""
+        return self._told[site, 0, ..., : len(SUBJECTS)]
+
+    def told(self, batch: "Batch") -> Tensor:
+        """What the probe is to read [clips, frames, ...]; in a clip's first frame, not which way people walk."""
+        told = self._told[_index(batch)]
+        told[:, 0, WALKING] = torch.nan
+        return told
+
+
+def _index(batch: "Batch") -> tuple[Tensor, ...]:
+    """Site, mirrored, camera [clips, 1] and seconds [clips, frames]."""
+    return tuple(batch.clips.split((1, 1, 1, batch.clips.shape[1] - 3), dim=1))
+
+
+def _told(truth: list[list[tuple[Sighting, ...]]]) -> Tensor:
+    """What a site's frames show and their mirror images [2, cameras, seconds, ...]."""
+    return torch.tensor(np.array([[[told([way(s) for s in x]) for x in row] for row in truth] for way in (_same, _mirror)]))
+
+
+def _same(s: Sighting) -> Sighting:
+    return s
 
 
 def _digest(backbone: Backbone) -> str:
@@ -121,9 +150,11 @@ def batch_of(library: Library, stage: str, tokenizer: Any, r: Random) -> Batch:
 
 def _seconds(frames: int, length: int, r: Random) -> list[int]:
     """A run of seconds, or one with holes, as thinning and retrieval leave them."""
-    span = min(length, r.choice((frames, frames, 2 * frames)))
+    span = min(length, r.choice((frames, frames, 2 * frames, 4 * frames)))
     start = r.randrange(length - span + 1)
-    return sorted(r.sample(range(start, start + span), frames))
+    recent = frames // 2 if r.random() < 0.5 else 0  # a live memory is dense where it is young
+    older = r.sample(range(start, start + span - recent), frames - recent)
+    return sorted([*older, *range(start + span - recent, start + span)])
 
 
 def _captions(shots: list[Shot], base: int, r: Random) -> list[Example]:
@@ -140,7 +171,7 @@ def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Exa
         alone = range(camera * frames, (camera + 1) * frames)
         for _ in range(2):
             examples += _over(shots, alone, base, (*FAMILIES, presence, presence_now, describe), r)
-        examples += [_alone(shots, i, base, r) for i in r.sample(alone, min(frames - 1, 6)) if i > alone[0]]
+        examples += [_alone(shots, i, base, r) for i in r.sample(alone, 3) if i > alone[0]]
     for _ in range(5):
         cameras = r.sample(range(watched), r.randint(2, watched))
         some = [i for c in cameras for i in range(c * frames, (c + 1) * frames)]

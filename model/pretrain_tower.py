@@ -25,7 +25,8 @@ from simulator.world import Sighting, Site
 GRID = SIDE // PATCH
 KINDS = ("", *MOVERS, *THINGS)
 PAINTS = ("", *COLOURS)
-HEADS = (len(KINDS), len(PAINTS), 3, GRID, GRID, GRID)  # kind, colour, heading, the object's place, the patch's own column and row
+HEADS = (len(KINDS), len(PAINTS), 2, GRID, GRID, GRID)  # kind, colour, heading, the object's place, the patch's own column and row
+WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.1, 0.1)
 OWN = 4  # heads from here on are of the patch itself, covered or not
 HALF = torch.full((3,), 0.5)
 
@@ -33,11 +34,11 @@ HALF = torch.full((3,), 0.5)
 def patch_labels(sightings: tuple[Sighting, ...]) -> NDArray[np.int64]:
     """What covers each patch, nearest first: [len(HEADS), GRID, GRID], each an index of its head; 0 is nothing.
 
-    -100 is not to be learnt: the place of nothing, and which way a person goes, which one small picture does not show. The
-    patch's own place is learnt so that the features say where; carriers, which are means, would not know it otherwise.
+    -100 is not to be learnt: place and heading of nothing, and which way a person goes, which one small picture does not show.
+    The patch's own place is learnt so that the features say where; carriers, which are means, would not know it otherwise.
     """
     labels = np.zeros((len(HEADS), GRID, GRID), np.int64)
-    labels[3] = -100
+    labels[2:OWN] = -100
     labels[4], labels[5] = np.meshgrid(np.arange(GRID), np.arange(GRID))
     w, h = WIDTH / GRID, HEIGHT / GRID
     for s in sightings:  # far to near, so that the near overwrite
@@ -47,7 +48,7 @@ def patch_labels(sightings: tuple[Sighting, ...]) -> NDArray[np.int64]:
                 across = min(right, (col + 1) * w) - max(left, col * w)
                 down = min(bottom, (row + 1) * h) - max(top, row * h)
                 if across * down > 0.3 * min(w * h, (right - left) * (bottom - top)):
-                    heading = -100 if s.kind == "person" else 0 if s.heading == 0 else (3 + s.heading) // 2
+                    heading = -100 if s.kind == "person" or s.heading == 0 else (1 + s.heading) // 2
                     place = min(GRID - 1, max(0, int(s.x // w)))
                     labels[:OWN, row, col] = KINDS.index(s.kind), PAINTS.index(s.colour), heading, place
     return labels
@@ -65,27 +66,29 @@ def load(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def augment(pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror half of the pictures (and their headings), and vary light and contrast. Takes uint8, gives the tower's range."""
-    flip = torch.rand(len(pictures)) < 0.5
-    pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
-    mirrored = labels.flip(3).clone()
-    mirrored[:, 2] = torch.where(mirrored[:, 2] > 0, 3 - mirrored[:, 2], mirrored[:, 2])
+    """Every picture and its mirror image, in varied light and contrast. Takes uint8, gives the tower's range.
+
+    Side by side in one batch the two differ in nothing but which way things face, which is else hard to learn.
+    """
+    pictures = torch.cat((pictures, pictures.flip(3)))
+    mirrored = labels.flip(3)
+    mirrored[:, 2] = torch.where(mirrored[:, 2] >= 0, 1 - mirrored[:, 2], mirrored[:, 2])
     mirrored[:, 3] = torch.where(mirrored[:, 3] >= 0, GRID - 1 - mirrored[:, 3], mirrored[:, 3])
     mirrored[:, 4] = labels[:, 4]
-    labels = torch.where(flip[:, None, None, None], mirrored, labels)
+    labels = torch.cat((labels, mirrored))
     x = normalise(pictures, HALF, HALF, torch.float32)
     gain = 1 + 0.15 * torch.randn(len(x), 1, 1, 1)
     return (x * gain + 0.08 * torch.randn(len(x), 1, 1, 1)).clamp(-1, 1), labels
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the heads over patches [n, patches, sum(HEADS)]; empty patches weigh less, and a patch's own place little."""
+    """Weighted cross-entropy of the heads over patches [n, patches, sum(HEADS)]; empty patches weigh less."""
     total = logits.new_zeros(())
     for part, head in enumerate(logits.split(HEADS, dim=2)):
         weight = torch.ones(HEADS[part])
-        if part < 3:
+        if part < 2:
             weight[0] = 0.25
-        total = total + cross_entropy(head.flatten(0, 1), labels[:, part].flatten(), weight) * (0.1 if part >= OWN else 1.0)
+        total = total + cross_entropy(head.flatten(0, 1), labels[:, part].flatten(), weight) * WEIGHTS[part]
     return total
 
 
@@ -100,7 +103,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> list[float]:
     return shares
 
 
-def main(footage: Path, out: Path, minutes: float = 12, batch: int = 96, rate: float = 1.5e-3, resume: Path | None = None) -> None:
+def main(footage: Path, out: Path, minutes: float = 12, batch: int = 48, rate: float = 1.5e-3, resume: Path | None = None) -> None:
     """Train for a given time with a one-cycle rate; the last 5 % of the pictures are for checking."""
     pictures, labels = load(footage)
     split = int(len(pictures) * 0.95)

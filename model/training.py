@@ -9,6 +9,7 @@ vision tower, taught before (`model.pretrain_tower`), stays as it is in both, so
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -23,9 +24,10 @@ from model.backbone import Backbone, Habits
 from model.context import Carriers, attend, clip_pass, next_position, with_carriers
 from model.embedded import SIDE, fresh
 from model.examples import Batch, Library, batch_of
+from model.probe import Probe
 
-EVIDENCE_LAYER, EVIDENCE_HEADS = 2, (0, 1)  # these are taught to look at what shows the answer
-EVIDENCE_WEIGHT = 0.7
+EVIDENCE_LAYER, EVIDENCE_HEADS = 3, (0, 1)  # these are taught to look at what shows the answer
+EVIDENCE_WEIGHT, PROBE_WEIGHT = 0.7, 0.5
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
 
@@ -40,25 +42,55 @@ def untrained(tower: Path, seed: int = 0) -> Backbone:
     return Backbone(net, tokenizer, HABITS)
 
 
-def losses(backbone: Backbone, library: Library, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of the words, loss of the evidence, and which answers [n] are right word for word."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """What one batch teaches, and how well it went."""
+
+    words: Tensor
+    evidence: Tensor
+    probe: Tensor
+    right: Tensor  # [n] bool, answers right word for word
+    told: list[float]  # see Probe.right
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.words + EVIDENCE_WEIGHT * self.evidence + PROBE_WEIGHT * self.probe
+
+
+def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch) -> Losses:
+    """One batch: its clips to carriers, its questions over them."""
     features = library.features(batch)
     keys, values = clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
-    flat_keys, flat_values = (t.permute(0, 2, 1, 3, 4).flatten(2, 3) for t in (keys, values))  # [layers, heads, clips * frames, dim]
-    past = Carriers(
-        keys=flat_keys[:, :, batch.context].permute(0, 2, 1, 3, 4),
-        values=flat_values[:, :, batch.context].permute(0, 2, 1, 3, 4),
-        counts=batch.counts,
-    )
+    scores, truth = probe(keys, values), library.told(batch)
+    past = _chosen(keys, values, batch)
     length = batch.tokens.shape[1] - 1
     positions = next_position(backbone, past.counts)[:, None] + torch.arange(length)
     mask = attend(backbone, past, length)
     out = backbone.run(backbone.embed(batch.tokens[:, :-1]), positions, with_carriers(backbone, past), mask, attentions=True)
-    logits = backbone.logits(out.last_hidden_state)
     target = batch.tokens[:, 1:].masked_fill(~batch.answer[:, 1:], -100)
-    words = nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
-    right = ((logits.argmax(-1) == target) | (target == -100)).all(1)
-    return words, evidence_loss(backbone, out.attentions, batch), right
+    asked = target >= 0
+    logits = backbone.logits(out.last_hidden_state[asked])
+    wrong = torch.zeros_like(asked).masked_scatter(asked, logits.argmax(-1) != target[asked])
+    return Losses(
+        words=_each_alike(nn.functional.cross_entropy(logits, target[asked], reduction="none"), asked),
+        evidence=evidence_loss(backbone, out.attentions, batch),
+        probe=Probe.loss(scores, truth),
+        right=~wrong.any(1),
+        told=Probe.right(scores, truth),
+    )
+
+
+def _each_alike(loss: Tensor, asked: Tensor) -> Tensor:
+    """Mean over questions of the mean over their answer's tokens, so that long answers do not drown the short."""
+    return (loss / asked.sum(1, keepdim=True).expand_as(asked)[asked]).sum() / len(asked)
+
+
+def _chosen(keys: Tensor, values: Tensor, batch: Batch) -> Carriers:
+    """The carriers that each question is over, from the clips' [layers, clips, heads, frames, dim]."""
+    flat = (t.permute(0, 2, 1, 3, 4).flatten(2, 3) for t in (keys, values))  # [layers, heads, clips * frames, dim]
+    chosen_keys, chosen_values = (t[:, :, batch.context].permute(0, 2, 1, 3, 4) for t in flat)
+    return Carriers(keys=chosen_keys, values=chosen_values, counts=batch.counts)
 
 
 def evidence_loss(backbone: Backbone, attentions: tuple[Tensor, ...], batch: Batch) -> Tensor:
@@ -87,7 +119,8 @@ def batches(library: Library, stage: str, tokenizer: object, seed: str) -> Itera
 
 def train(backbone: Backbone, library: Library, stage: str, minutes: float, rate: float, out: Path) -> None:
     """Train one stage for a given time, showing progress and saving as it goes."""
-    weights = [p for p in backbone.net.parameters() if p.requires_grad]
+    probe = Probe(backbone.spec.layers, backbone.spec.kv_heads, backbone.head_dim)
+    weights = [*(p for p in backbone.net.parameters() if p.requires_grad), *probe.parameters()]
     optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     start, shown = time.monotonic(), time.monotonic()
     tally: dict[str, list[float]] = {}
@@ -96,16 +129,17 @@ def train(backbone: Backbone, library: Library, stage: str, minutes: float, rate
         if done >= 1:
             break
         optimiser.param_groups[0]["lr"] = rate * schedule(done, step)
-        words, evidence, right = losses(backbone, library, batch)
+        lost = losses(backbone, probe, library, batch)
         optimiser.zero_grad()
-        (words + EVIDENCE_WEIGHT * evidence).backward()
+        lost.total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
-        for family, hit in zip(batch.families, right.tolist(), strict=True):
+        for family, hit in zip(batch.families, lost.right.tolist(), strict=True):
             tally.setdefault(family, []).append(hit)
         if time.monotonic() - shown > 60:
             shown = time.monotonic()
-            print(f"{stage} {done:.0%} step {step} words {words.item():.3f} evidence {evidence.item():.3f} {_table(tally)}", flush=True)
+            figures = f"words {lost.words.item():.3f} evidence {lost.evidence.item():.3f} probe {lost.probe.item():.3f} {lost.told}"
+            print(f"{stage} {done:.0%} step {step} {figures} {_table(tally)}", flush=True)
             tally.clear()
             save(backbone, out)
     save(backbone, out)

@@ -18,12 +18,16 @@ NUMBERS = ("none", "one", "two", "three", "four")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quiz:
-    """A question with its true answer; `evidence` are the indices of the shots that show it, in order of time."""
+    """A question with its true answer.
+
+    `evidence` are the indices of the shots that show it, in order of time; `about` is what any shot worth looking at shows.
+    """
 
     family: str
     text: str
     answer: str
     evidence: tuple[int, ...] = ()
+    about: tuple[Subject, ...] = ()
 
 
 def _pick(w: Watch, r: Random, where: Sequence[int] | None = None, seen: float = 0.55) -> Subject:
@@ -59,7 +63,7 @@ def presence_now(w: Watch, r: Random) -> Quiz | None:
         )
     )
     evidence = tuple(w.clear(subject, w.now))
-    return Quiz(family="presence", text=text, answer="yes" if evidence else "no", evidence=evidence)
+    return Quiz(family="presence", text=text, answer="yes" if evidence else "no", evidence=evidence, about=(subject,))
 
 
 def presence(w: Watch, r: Random) -> Quiz | None:
@@ -78,7 +82,7 @@ def presence(w: Watch, r: Random) -> Quiz | None:
         )
     )
     evidence = tuple(w.clear(subject))
-    return Quiz(family="presence", text=text, answer="yes" if evidence else "no", evidence=evidence)
+    return Quiz(family="presence", text=text, answer="yes" if evidence else "no", evidence=evidence, about=(subject,))
 
 
 def colour(w: Watch, r: Random) -> Quiz | None:
@@ -102,8 +106,8 @@ def colour(w: Watch, r: Random) -> Quiz | None:
     )
     evidence = tuple(w.clear(subject))
     if not evidence:
-        return Quiz(family="not seen", text=text, answer=NOT_SEEN)
-    return Quiz(family="colour", text=text, answer=_only_colour(w, subject), evidence=evidence)
+        return Quiz(family="not seen", text=text, answer=NOT_SEEN, about=(subject,))
+    return Quiz(family="colour", text=text, answer=_only_colour(w, subject), evidence=evidence, about=(subject,))
 
 
 def _only_colour(w: Watch, subject: Subject) -> str:
@@ -128,7 +132,7 @@ def _count(w: Watch, r: Random, where: Sequence[int] | None, templates: tuple[st
         return None
     text = r.choice(templates).format(r.choice(PLURALS[kind]), _place(w, r))
     evidence = tuple(sorted({i for shots in found.values() for i in shots}))
-    return Quiz(family="count", text=text, answer=NUMBERS[len(found)], evidence=evidence)
+    return Quiz(family="count", text=text, answer=NUMBERS[len(found)], evidence=evidence, about=(subject,))
 
 
 def direction(w: Watch, r: Random) -> Quiz | None:
@@ -146,8 +150,8 @@ def direction(w: Watch, r: Random) -> Quiz | None:
         (f"Which way did {noun} go{place}?", f"In which direction was {noun} moving{place}?", f"Was {noun} going left or right{place}?")
     )
     if not evidence:
-        return Quiz(family="not seen", text=text, answer=NOT_SEEN)
-    return Quiz(family="direction", text=text, answer="right" if headings == {1} else "left", evidence=evidence)
+        return Quiz(family="not seen", text=text, answer=NOT_SEEN, about=(subject,))
+    return Quiz(family="direction", text=text, answer="right" if headings == {1} else "left", evidence=evidence, about=(subject,))
 
 
 def order(w: Watch, r: Random) -> Quiz | None:
@@ -164,14 +168,14 @@ def order(w: Watch, r: Random) -> Quiz | None:
     earlier = first[0] < second[0]
     a, b, place = the(one.words(r)), the(other.words(r)), _place(w, r)
     answer = the((one if earlier else other).words(_Plain()))
-    evidence = tuple(sorted({*first[:2], *second[:2]}))
+    evidence = tuple((first if earlier else second)[:2])
     if r.random() < 0.4:
         text = r.choice((f"Did {a} come before {b}{place}?", f"Was {a} here earlier than {b}{place}?"))
-        return Quiz(family="order", text=text, answer="yes" if earlier else "no", evidence=evidence)
+        return Quiz(family="order", text=text, answer="yes" if earlier else "no", evidence=evidence, about=(one, other))
     text = r.choice(
         (f"Which came first{place}, {a} or {b}?", f"What was here first{place}, {a} or {b}?", f"Which was seen first, {a} or {b}?")
     )
-    return Quiz(family="order", text=text, answer=answer, evidence=evidence)
+    return Quiz(family="order", text=text, answer=answer, evidence=evidence, about=(one, other))
 
 
 def camera(w: Watch, r: Random) -> Quiz | None:
@@ -195,13 +199,13 @@ def _last(w: Watch, r: Random, family: str, token: str, templates: tuple[str, ..
     phrase = subject.words(r)
     text = r.choice(templates).format(the(phrase) if subject.colour else article(phrase))
     if not evidence:
-        return Quiz(family="not seen", text=text, answer=NOT_SEEN)
+        return Quiz(family="not seen", text=text, answer=NOT_SEEN, about=(subject,))
     final = w.shots[evidence[-1]]
     beside = [i for i in late if any(subject.matches(s) and s.visible >= HINT for s in w.shots[i].sightings)]
     if any(w.shots[i].camera != final.camera for i in beside) or any(w.shots[i].at - final.at > 2.5 for i in beside):
         return None
     kept = [i for i in evidence if w.shots[i].camera == final.camera and final.at - w.shots[i].at <= 1.6]
-    return Quiz(family=family, text=text, answer=token, evidence=tuple(kept))
+    return Quiz(family=family, text=text, answer=token, evidence=tuple(kept), about=(subject,))
 
 
 def left(w: Watch, r: Random) -> Quiz | None:
@@ -220,7 +224,7 @@ def left(w: Watch, r: Random) -> Quiz | None:
         )
     )
     evidence = tuple(sorted({i for shots in seen.values() for i in shots}))
-    return Quiz(family="left", text=text, answer=" and ".join(names) or "nothing", evidence=evidence)
+    return Quiz(family="left", text=text, answer=" and ".join(names) or "nothing", evidence=evidence, about=tuple(map(Subject, seen)))
 
 
 def describe(w: Watch, r: Random) -> Quiz | None:

@@ -1,6 +1,6 @@
 """What some cameras showed at some times, and what may be said of it beyond argument."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -107,4 +107,9 @@ class Watch:
 
 def watch(site: Site, cameras: Sequence[str], times: Sequence[float]) -> Watch:
     """The truth of some cameras at some times."""
-    return Watch([Shot(camera=c, at=t, sightings=site.sightings(c, t)) for c in cameras for t in times])
+    return watch_at(site, dict.fromkeys(cameras, times))
+
+
+def watch_at(site: Site, times: Mapping[str, Sequence[float]]) -> Watch:
+    """The truth of cameras at times of their own: of the very pictures that were taken."""
+    return Watch([Shot(camera=c, at=t, sightings=site.sightings(c, t)) for c, each in times.items() for t in each])

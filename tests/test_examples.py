@@ -9,7 +9,7 @@ from test_simulator import asked_about, shows
 from transformers import PreTrainedTokenizerFast
 
 from model import vocabulary
-from model.examples import Batch, Example, Library, _collate, batch_of
+from model.examples import Batch, Example, Library, _collate, _seconds, batch_of
 from model.vocabulary import ANSWER, END, VIDEO
 from pipeline.grounding import WHEN, WHERE
 from simulator.questions import Quiz
@@ -175,3 +175,16 @@ def test_features_are_those_of_the_batchs_own_frames(library: Library, tokenizer
     for clip, row in zip(batch.clips.tolist(), numbers.tolist(), strict=True):
         site, mirrored, camera, *seconds = clip
         assert row == [((site * 2 + mirrored) * len(CAMERAS) + camera) * SECONDS + s for s in seconds]
+
+
+@pytest.mark.parametrize("frames", [1, 8, 32, 48])
+def test_the_seconds_of_a_clip_are_as_many_as_asked_and_in_order(frames: int) -> None:
+    dense = False
+    for seed in range(40):
+        seconds = _seconds(frames, SECONDS, Random(seed))
+        assert len(seconds) == frames
+        assert seconds == sorted(set(seconds))
+        assert 0 <= seconds[0] <= seconds[-1] < SECONDS
+        steps = np.diff(seconds)
+        dense |= frames == 8 and (steps[4:] == 1).all() and steps[:4].max() > 1
+    assert dense or frames != 8  # a memory that is dense only where it is young is among them

@@ -137,9 +137,7 @@ def test_a_killed_prefill_actor_comes_back_and_goes_on_remembering(client: httpx
     before = seconds(stream(client, "gate")["remembered"]["end"])
     ray.kill(ray.get_actor("prefill", namespace=NAMESPACE), no_restart=False)
     after = until(lambda: (end := seconds(stream(client, "gate")["remembered"]["end"])) > before + 8 and end, 90)
-    answer = client.post(
-        "/v1/ask", json={"question": "Was there a car?", "cameras": ["gate"], "since": before, "until": after}
-    )
+    answer = client.post("/v1/ask", json={"question": "Was there a car?", "cameras": ["gate"], "since": before, "until": after})
     assert answer.raise_for_status().json()["carriers"] >= 3
 
 

@@ -381,9 +381,7 @@ def test_with_evictions_streaming_equals_plain_arithmetic(shape: Shape, limit: i
         suffix = b.suffix("Is it?")
         words = b.net.get_input_embeddings().weight[[*b.prefix, *suffix]]
         behind = seats(b, limit)[-1] + 1
-        hidden, _ = plain(
-            b, words, [*range(len(b.prefix)), *range(behind, behind + len(suffix))], past, seats(b, limit), len(b.prefix)
-        )
+        hidden, _ = plain(b, words, [*range(len(b.prefix)), *range(behind, behind + len(suffix))], past, seats(b, limit), len(b.prefix))
         assert off(scan._ask("Is it?", memory.carriers)[0], b.net.lm_head(hidden[-1])) < 1e-12
 
 

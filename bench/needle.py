@@ -1,0 +1,182 @@
+"""Needle in a stream: one short event among hours of cameras, found and answered from the few carriers that an answer looks at.
+
+    python -m bench.needle [--quick] [--json FILE] [--model FOLDER]
+
+Held-out sites are filmed and remembered once; a stream of any length is their clips of 48 seconds in random order, all that show
+the subject left out but one, which shows it for at most ten seconds. Half of the questions are about a subject that was never
+there. Long streams repeat clips: the table says how many different seconds a stream has.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.progress import track
+
+from bench.accuracy import SECONDS, remember
+from bench.report import console, show, write
+from model import embedded, relevance
+from model.backbone import Backbone
+from model.videoscan import VideoScan
+from pipeline.core import Carrier, CarrierKey
+from pipeline.grounding import ground, moments
+from pipeline.selection import Candidates, select
+from simulator.marking import correct
+from simulator.questions import Quiz, ask, direction, presence, when
+from simulator.visits import CAMERAS, COLOURS, MOVERS
+from simulator.watching import HINT, Subject, Watch, watch_at
+from simulator.world import Site
+
+HELD_OUT = 950_000
+LENGTHS = {"48 s": 1, "1 hour": 75, "24 hours": 1_800, "7 days": 12_600}  # in clips
+EVENT_S = 10
+BUDGET = 64
+FAMILIES = (presence, when, direction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clip:
+    """What one camera remembers of 48 seconds, and the truth."""
+
+    carriers: list[Carrier]
+    vectors: NDArray[np.float32]
+    truth: Watch
+
+    def shows(self, subject: Subject) -> bool:
+        """Whether any of it is to be seen."""
+        return any(subject.matches(s) and s.visible >= HINT for shot in self.truth.shots for s in shot.sightings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Needle:
+    """A subject, the clip that shows it (None: nothing does), and those that do not."""
+
+    subject: Subject
+    clip: Clip | None
+    hay: list[Clip]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """How one question went."""
+
+    recall: float | None  # of the event's carriers, among those looked at
+    right: bool
+    select_ms: float
+
+
+def pool(scan: VideoScan, head: relevance.Relevance, sites: int) -> list[Clip]:
+    """Every camera of some held-out sites."""
+    clips = []
+    for seed in track(range(HELD_OUT, HELD_OUT + sites), description="watching", console=console):
+        for camera, carriers in remember(scan, seed).items():
+            truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
+            kv = torch.from_numpy(np.stack([c.kv for c in carriers]))
+            clips.append(Clip(carriers=carriers, vectors=head.carriers(kv).numpy(), truth=truth))
+    return clips
+
+
+def needles(clips: Sequence[Clip], r: Random) -> Iterator[Needle]:
+    """One subject after the other, by turns there for a few seconds and nowhere."""
+    subjects = [Subject(kind, colour) for kind in MOVERS for colour in COLOURS]
+    while True:
+        subject = r.choice(subjects)
+        hay = [clip for clip in clips if not clip.shows(subject)]
+        brief = [c for c in clips if 2 <= len(c.truth.clear(subject)) <= EVENT_S and c.truth.known(subject)]
+        if hay and brief:
+            yield Needle(subject=subject, clip=r.choice(brief), hay=hay)
+            yield Needle(subject=subject, clip=None, hay=hay)
+
+
+def ask_about(needle: Needle, r: Random) -> Quiz:
+    """A question about the needle alone."""
+    watched = needle.clip or needle.hay[0]
+    while True:
+        quiz = ask(watched.truth, r, r.choice(FAMILIES))
+        if quiz and quiz.about == (needle.subject,) and not any(name in quiz.text for name in CAMERAS):
+            return quiz
+
+
+def search(scan: VideoScan, head: relevance.Relevance, needle: Needle, cameras: int, length: int, r: Random) -> Found:
+    """Lay the stream out, choose what to look at, ask, and mark."""
+    quiz = ask_about(needle, r)
+    streams = [r.choices(needle.hay, k=length) for _ in range(cameras)]
+    hidden = r.randrange(length)
+    if needle.clip:
+        streams[0][hidden] = needle.clip
+    query = head.questions(relevance.read(scan.backbone, quiz.text)[None])[0].numpy()
+    vectors = {f"c{i}": np.concatenate([clip.vectors for clip in stream]) for i, stream in enumerate(streams)}
+    times = np.arange(length * SECONDS) * 1000
+    began = time.perf_counter()
+    keys = select({name: Candidates(at_ms=times, scores=_sure(v @ query)) for name, v in vectors.items()}, BUDGET)
+    took = (time.perf_counter() - began) * 1000
+    carriers = [_carrier(streams, key) for key in keys]
+    seen = needle.clip.truth.clear(needle.subject) if needle.clip else []
+    event = [(hidden * SECONDS + i) * 1000 for i in seen]
+    recall = sum(CarrierKey(camera_id="c0", at_ms=at) in keys for at in event) / len(event) if event else None
+    return Found(recall=recall, right=_right(scan, quiz, needle, carriers, hidden), select_ms=took)
+
+
+def _sure(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:
+    second = key.at_ms // 1000
+    return replace(streams[int(key.camera_id[1:])][second // SECONDS].carriers[second % SECONDS], key=key)
+
+
+def _right(scan: VideoScan, quiz: Quiz, needle: Needle, carriers: Sequence[Carrier], hidden: int) -> bool:
+    decoded = scan.decode(quiz.text, carriers)
+    evidence = moments([c.key for c in carriers], decoded.attention)
+    text = ground(decoded.text, evidence, carriers[-1].key.at_ms)
+    at = None
+    if evidence and needle.clip:  # back to the clip's own time
+        at = needle.clip.truth.shots[0].at + evidence[0].at_ms / 1000 - hidden * SECONDS
+    return correct(quiz, (needle.clip or needle.hay[0]).truth, text=text, camera=evidence[0].camera_id if evidence else None, at=at)
+
+
+def table(
+    scan: VideoScan, head: relevance.Relevance, clips: Sequence[Clip], cameras: int, lengths: Sequence[str], count: int
+) -> list[list[object]]:
+    """Rows by length: carriers in all, recall, accuracy of what was there and of what was not, 95th percentile of selection."""
+    rows: list[list[object]] = []
+    for name in lengths:
+        length = LENGTHS[name]
+        r = Random(f"needle {cameras}")
+        some = [search(scan, head, needle, cameras, length, r) for needle, _ in zip(needles(clips, r), range(count), strict=False)]
+        there, absent = [f for f in some if f.recall is not None], [f for f in some if f.recall is None]
+        figures = [float(np.mean([f.recall for f in there])), *(float(np.mean([f.right for f in fs])) for fs in (there, absent))]
+        rows.append([cameras, name, cameras * length * SECONDS, *figures, float(np.percentile([f.select_ms for f in some], 95))])
+    return rows
+
+
+def main(
+    model: Path = embedded.FOLDER,
+    sites: int = 40,
+    count: int = 60,
+    quick: Annotated[bool, typer.Option(help="Fewer sites and questions.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Print recall and accuracy against the length of the stream."""
+    scan = VideoScan(Backbone.load(model))
+    head = relevance.load(scan.backbone, model)
+    if head is None:
+        raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.relevance --help")
+    clips = pool(scan, head, 8 if quick else sites)
+    columns = ("cameras", "stream", "carriers", f"event's among {BUDGET}", "right, it was there", "right, it was not", "selection p95 ms")
+    lengths = tuple(LENGTHS)[: 3 if quick else None]
+    rows = [row for cameras in (1, 16) for row in table(scan, head, clips, cameras, lengths, 12 if quick else count)]
+    show("A few seconds among hours", columns, rows, [f"model {scan.fingerprint}", f"{len(clips) * SECONDS:,} different seconds"])
+    write(json_file, {"needle": [dict(zip(columns, row, strict=True)) for row in rows]})
+
+
+if __name__ == "__main__":
+    typer.run(main)
