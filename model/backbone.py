@@ -1,36 +1,23 @@
-"""A vision-language model from transformers, used as it is: LLaVA-OneVision (SigLIP + projector + Qwen2)."""
+"""A vision-language model from transformers, used as it is: the seam between VideoScan and any backbone."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoTokenizer, DynamicCache, LlavaOnevisionForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ProcessorMixin
 
+from model.backbones import family
+from model.habits import Habits as Habits
 from model.images import normalise, resize
 from model.prompt import prompt
-from model.spec import ModelSpec
-
-UNTOLD = (
-    "transformers_version",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-    "return_dict",
-    "output_attentions",
-    "id2label",
-    "label2id",
-)
+from model.spec import ModelSpec, described
 
 Channels = tuple[Sequence[float], Sequence[float]]
 SIGLIP: Channels = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -44,63 +31,39 @@ def rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (wide * cos + turned * sin).to(keys.dtype)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """How a model was trained to be used; a `longwatch.json` beside its weights, or these defaults of the paper."""
-
-    live: int = 64  # carriers in a camera's live memory (M)
-    budget: int = 128  # carriers that an answer looks at
-    evidence_heads: tuple[tuple[int, int], ...] = ()  # (layer, head) whose attention is the evidence; none: all
-
-    @classmethod
-    def load(cls, folder: Path) -> "Habits":
-        """Read a model folder's habits. Raises TypeError on keys it does not know."""
-        file = folder / "longwatch.json"
-        if not file.is_file():
-            return cls()
-        told = json.loads(file.read_text())
-        return cls(**told | {"evidence_heads": tuple(map(tuple, told.get("evidence_heads", ())))})
-
-    def save(self, folder: Path) -> None:
-        """Write them beside the weights."""
-        (folder / "longwatch.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _settings(config: dict[Any, Any]) -> dict[str, Any]:
-    """A configuration without what says nothing of the arithmetic: names, versions, and how it is run."""
-    kept = {k: v for k, v in config.items() if k not in UNTOLD and not str(k).startswith("_")}
-    return {k: _settings(v) if isinstance(v, dict) else v for k, v in kept.items()}
-
-
 class Backbone:
-    """The parts of a model that VideoScan needs, each a short call into transformers."""
+    """The parts of a model that VideoScan needs, each a short call into transformers.
 
-    def __init__(
-        self, model: LlavaOnevisionForConditionalGeneration, tokenizer: Any, habits: "Habits | None" = None, channels: Channels = SIGLIP
-    ) -> None:
+    Visual tokens are [..., width], where width is `hidden`, or a multiple of it: see `model.backbones.Family`. Positions are
+    [batch, tokens], or [3, batch, tokens] where a model turns by time, height and width. Raises UnknownBackbone.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, habits: Habits | None = None, channels: Channels = SIGLIP) -> None:
         self.net = model
         self.tokenizer = tokenizer
         self.habits = habits or Habits()
+        self.family = family(model.config.model_type)(model, self.habits)
         self.config = model.config.text_config
         self.vision = model.config.vision_config
+        self.channels = channels
         self.mean, self.std = (torch.tensor(each, device=model.device) for each in channels)  # of the pictures' channels
 
     @classmethod
     def load(cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Backbone":
-        """Load by Hugging Face name or folder. Only safetensors are read.
+        """Load by Hugging Face name or folder. Only safetensors are read. Raises UnknownBackbone before any weights are fetched.
 
         Attention is computed eagerly, because the evidence of an answer is its attention.
         """
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+        family(AutoConfig.from_pretrained(name).model_type)
+        model = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, attn_implementation="eager", use_safetensors=True, device_map=None
         )
         pictures, _ = BaseImageProcessor.get_image_processor_dict(name)
         channels = (pictures["image_mean"], pictures["image_std"])
-        return cls(model.eval().requires_grad_(False).to(device), AutoTokenizer.from_pretrained(name), Habits.load(Path(name)), channels)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        told, _ = ProcessorMixin.get_processor_dict(name)  # of several templates, the one that knows of pictures
+        tokenizer.chat_template = told.get("chat_template") or tokenizer.chat_template
+        return cls(model.eval().requires_grad_(False).to(device), tokenizer, Habits.load(Path(name)), channels)
 
     @property
     def device(self) -> torch.device:
@@ -115,37 +78,47 @@ class Backbone:
         return dtype
 
     @property
+    def hidden(self) -> int:
+        """Width of the language model."""
+        return int(self.config.hidden_size)
+
+    @property
     def head_dim(self) -> int:
         """Size of one attention head."""
-        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
+        return int(getattr(self.config, "head_dim", None) or self.hidden // self.config.num_attention_heads)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Visual tokens of a frame."""
+        return self.family.grid[0] * self.family.grid[1]
 
     @cached_property
-    def tokens_per_frame(self) -> int:
-        """Visual tokens of a frame after projection and 2x2 pooling."""
-        side = -(-(int(self.vision.image_size) // int(self.vision.patch_size)) // 2)
-        return side * side
+    def block(self) -> Tensor:
+        """Positions of a frame's visual tokens and its carrier from where the frame begins: [size], or [3, 1, size].
+
+        The carrier stands one behind the furthest token, on all axes alike, as a word after a picture would.
+        """
+        offsets = self.family.offsets().to(self.device)
+        carrier = (offsets.max() + 1).expand(*offsets.shape[:-1], 1)
+        return torch.cat((offsets, carrier), dim=-1)
+
+    @cached_property
+    def frame_length(self) -> int:
+        """Positions from where one frame begins to where the next does."""
+        return int(self.family.offsets().max()) + 2
 
     @cached_property
     def spec(self) -> ModelSpec:
         """This model's carriers, described."""
-        weights = xxhash.xxh3_128()
-        for name, tensor in sorted(self.net.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        settings = json.dumps(_settings(self.net.config.to_dict()), sort_keys=True, default=str)
-        words = json.dumps([sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template), self.prefix])
-        rope = getattr(self.config, "rope_parameters", None) or {}
-        return ModelSpec(
-            backbone=f"{self.net.config.model_type}-{weights.hexdigest()[:16]}-{_digest(settings)}",
-            dtype=str(self.dtype).removeprefix("torch."),
-            layers=self.config.num_hidden_layers,
-            kv_heads=self.config.num_key_value_heads,
+        words = [sorted(self.tokenizer.get_vocab().items()), str(self.tokenizer.chat_template), self.prefix]
+        size, channels = "x".join(map(str, self.family.size)), ":".join(str([*each]) for each in self.channels)
+        return described(
+            self.net,
+            words=words,
             head_dim=self.head_dim,
-            hidden=self.config.hidden_size,
             tokens_per_frame=self.tokens_per_frame,
-            rope_theta=float(rope.get("rope_theta", getattr(self.config, "rope_theta", 10_000.0))),
-            preprocessing=f"{self.vision.image_size}:{self.mean.tolist()}:{self.std.tolist()}",
-            prompt=_digest(words),
+            preprocessing=f"{size}:{channels}",
+            positions=self.habits.spacing,
         )
 
     # Prompts
@@ -153,54 +126,64 @@ class Backbone:
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The tokens before the frames."""
-        return tuple(prompt(self.tokenizer, "?")[0])
+        return tuple(prompt(self.tokenizer, "?", self._video)[0])
 
     def suffix(self, question: str) -> list[int]:
         """The tokens of a question, from behind the frames to where the answer begins."""
-        return prompt(self.tokenizer, question)[1]
+        return prompt(self.tokenizer, question, self._video)[1]
+
+    @property
+    def _video(self) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(self.net.config.video_token_id))
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        told = self.net.generation_config.eos_token_id
+        return frozenset([self.tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]) - {None}
 
     def words(self, tokens: Sequence[int]) -> str:
         """Text of generated tokens."""
-        return str(self.tokenizer.decode([t for t in tokens if t != self.tokenizer.eos_token_id])).strip()
+        return str(self.tokenizer.decode([t for t in tokens if t not in self.ends])).strip()
 
     # Network
 
     def see(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Visual tokens [frames, tokens_per_frame, hidden] of RGB pictures of any sizes."""
-        side = self.vision.image_size
-        squares = torch.cat([resize(torch.tensor(image, device=self.device)[None], side) for image in images])
-        return self.project(self.look(normalise(squares, self.mean, self.std, self.dtype)))
+        """Visual tokens [frames, tokens_per_frame, width] of RGB pictures of any sizes."""
+        squashed = torch.cat([resize(torch.tensor(image, device=self.device)[None], self.family.size) for image in images])
+        return self.project(self.look(normalise(squashed, self.mean, self.std, self.dtype)))
 
     def look(self, pixels: Tensor) -> Tensor:
-        """The vision tower: [frames, 3, side, side] to features [frames, patches, width]."""
-        tower = self.net.model.vision_tower(pixels, output_hidden_states=True)
-        features: Tensor = tower.hidden_states[self.net.config.vision_feature_layer]
-        return features
+        """The vision tower: [frames, 3, height, width] to features [frames, patches, any width]."""
+        return self.family.look(pixels)
 
     def project(self, features: Tensor) -> Tensor:
-        """Projector and 2x2 pooling: features [frames, patches, width] to tokens [frames, tokens_per_frame, hidden]."""
-        pooled: Tensor = self.net.model.apply_pooling(self.net.model.multi_modal_projector(features))
-        return pooled
+        """What lies between the tower and the language model: features to visual tokens [frames, tokens_per_frame, width]."""
+        return self.family.project(features)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Input embeddings of text tokens."""
+        """Input embeddings [..., hidden] of text tokens."""
         embeddings: Tensor = self.net.get_input_embeddings()(tokens)
         return embeddings
 
     def run(self, embeddings: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor, *, attentions: bool = False) -> Any:
         """One pass of the language model.
 
-        embeddings [batch, tokens, hidden], positions [batch, tokens], mask [batch, tokens, cached + tokens] true where
-        attention is allowed. Returns transformers' output; `cache` grows by the new keys and values.
+        embeddings [batch, tokens, hidden or width], mask [batch, tokens, cached + tokens] true where attention is allowed.
+        Returns transformers' output; `cache` grows by the new keys and values.
         """
         bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        inputs, *deep = embeddings.split(self.hidden, dim=-1)
+        everywhere = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        added = {"visual_pos_masks": everywhere, "deepstack_visual_embeds": [each.flatten(0, 1) for each in deep]} if deep else {}
         return self.net.model.language_model(
-            inputs_embeds=embeddings,
+            inputs_embeds=inputs,
             position_ids=positions,
             past_key_values=cache,
             attention_mask=bias[:, None],
             use_cache=True,
             output_attentions=attentions,
+            **added,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -209,7 +192,7 @@ class Backbone:
         return scores
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of the rotary embedding at positions [batch, tokens]: each [batch, tokens, head_dim]."""
+        """Cosine and sine of the rotary embedding at positions: each [batch, tokens, head_dim]."""
         probe = torch.empty(0, dtype=torch.promote_types(self.dtype, torch.float32), device=positions.device)
         cos, sin = self.net.model.language_model.rotary_emb(probe, positions)
         return cos, sin

@@ -3,6 +3,23 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import xxhash
+
+UNTOLD = (
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "return_dict",
+    "output_attentions",
+    "id2label",
+    "label2id",
+)
+WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +34,9 @@ class ModelSpec:
     hidden: int
     tokens_per_frame: int  # visual tokens that one carrier stands for
     rope_theta: float
-    preprocessing: str  # side, mean and std of the pictures
+    preprocessing: str  # height and width, mean and std of the pictures
     prompt: str  # digest of tokenizer and template
-    positions: str = "frame-length"  # carriers lie a frame's length apart, as in training
+    positions: str = "frame-length"  # how far apart carriers stand: a frame's length, as in the paper's training, or one
     method: str = "videoscan-1"
 
     @property
@@ -30,6 +47,46 @@ class ModelSpec:
 
     @property
     def carrier_bytes(self) -> int:
-        """Size of a carrier's embedding and keys and values in `dtype`."""
-        width = {"float32": 4, "float16": 2}[self.dtype]
-        return width * (self.hidden + self.layers * 2 * self.kv_heads * self.head_dim)
+        """Size of a carrier's keys and values in `dtype` and of its embedding, which numpy cannot hold in bfloat16: it takes float32."""
+        embedding = 4 if self.dtype == "bfloat16" else WIDTHS[self.dtype]
+        return embedding * self.hidden + WIDTHS[self.dtype] * self.layers * 2 * self.kv_heads * self.head_dim
+
+
+def described(net: Any, *, words: object, head_dim: int, tokens_per_frame: int, preprocessing: str, positions: str) -> ModelSpec:
+    """The spec of a network of transformers' with a `text_config`; `words` is all that shapes its prompts."""
+    text = net.config.text_config
+    settings = json.dumps(_settings(net.config.to_dict()), sort_keys=True, default=str)
+    rope = getattr(text, "rope_parameters", None) or {}
+    return ModelSpec(
+        backbone=f"{net.config.model_type}-{_weights(net)}-{_digest(settings)}",
+        dtype=str(net.dtype).removeprefix("torch."),
+        layers=text.num_hidden_layers,
+        kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        hidden=text.hidden_size,
+        tokens_per_frame=tokens_per_frame,
+        rope_theta=float(rope.get("rope_theta", getattr(text, "rope_theta", 10_000.0))),
+        preprocessing=preprocessing,
+        prompt=_digest(json.dumps(words)),
+        positions=positions,
+    )
+
+
+def _weights(net: Any) -> str:
+    """A digest of all weights; of names and shapes alone where there are none (on torch's meta device)."""
+    told = xxhash.xxh3_128()
+    for name, tensor in sorted(net.state_dict().items()):
+        told.update(f"{name}{tuple(tensor.shape)}".encode())
+        if not tensor.is_meta:
+            told.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return told.hexdigest()[:16]
+
+
+def _settings(config: dict[Any, Any]) -> dict[str, Any]:
+    """A configuration without what says nothing of the arithmetic: names, versions, and how it is run."""
+    kept = {k: v for k, v in config.items() if k not in UNTOLD and not str(k).startswith("_")}
+    return {k: _settings(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

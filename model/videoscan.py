@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from model.arrays import numpy_dtype, to_numpy, to_tensor
 from model.backbone import Backbone
-from model.context import Carriers, attend, frame_block, next_position, unrotated, with_carriers
+from model.context import Carriers, attend, frame_pass, next_position, with_carriers
+from model.decoding import greedy
 from model.memory import LiveMemory
 from pipeline import prefiller
 from pipeline.core import Carrier, CarrierKey, Frame, LongwatchError, TimeRange
+
+TEXT = 128  # positions left for a question and its answer
 
 
 class ForeignCarrier(LongwatchError):
@@ -30,8 +34,15 @@ class Decoded:
     attention: NDArray[np.float64]
 
 
+class ContextTooShort(LongwatchError):
+    """More carriers at a time than the backbone has positions for."""
+
+
 class VideoScan:
-    """The two phases over one backbone. Stateless: memories and carriers come from, and go back to, the caller."""
+    """The two phases over one backbone. Stateless: memories and carriers come from, and go back to, the caller.
+
+    Raises ContextTooShort if a full memory, or a full budget and a question, would stand further back than the backbone knows.
+    """
 
     def __init__(self, backbone: Backbone, *, live: int | None = None) -> None:
         self.backbone = backbone
@@ -40,6 +51,13 @@ class VideoScan:
         self.fingerprint = backbone.spec.fingerprint
         self._yes = self._answers("yes", "Yes")
         self._no = self._answers("no", "No")
+        self._check_room(max(self._live, self.budget))
+
+    def _check_room(self, carriers: int) -> None:
+        known = self.backbone.config.max_position_embeddings
+        needed = int(next_position(self.backbone, torch.tensor(carriers))) + max(self.backbone.frame_length, TEXT)
+        if needed > known:
+            raise ContextTooShort(f"{carriers} carriers need {needed} positions and the backbone knows {known}: use fewer, or space by one")
 
     def memory(self, carriers: Sequence[Carrier] = ()) -> LiveMemory:
         """A live memory for one camera, of the bounded size (M in the paper)."""
@@ -52,22 +70,11 @@ class VideoScan:
         Each frame attends to its own camera's memory only. The memories are not changed; the frames' tokens are dropped.
         """
         tokens = self.backbone.see([frame.image for frame in frames])
-        past = self._collate([memory.carriers for memory in memories])
-        embeddings, keys, values = self._frame_pass(tokens, past)
-        kv = torch.stack((keys, values))[..., 0, :].permute(2, 1, 0, 3, 4).cpu().numpy()  # [batch, layers, 2, heads, dim]
-        means = embeddings.cpu().numpy()
-        return [self._carrier(frame, means[i], kv[i]) for i, frame in enumerate(frames)]
-
-    def _frame_pass(self, tokens: Tensor, past: Carriers) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [batch, hidden], un-rotated keys and values [layers, batch, heads, 1, dim] of the frames' carriers."""
-        blocks = frame_block(self.backbone, tokens)
-        size = blocks.shape[1]
-        cache = with_carriers(self.backbone, past)
-        positions = next_position(self.backbone, past.counts)[:, None] + torch.arange(size, device=self.backbone.device)
-        self.backbone.run(blocks, positions, cache, attend(self.backbone, past, size))
-        row = torch.tensor([cache.get_seq_length() - 1], device=self.backbone.device)
-        keys, values = unrotated(self.backbone, cache, row, positions[:, -1:])
-        return blocks[:, -1], keys, values
+        keys, values = frame_pass(self.backbone, tokens, self._collate([memory.carriers for memory in memories]))
+        kv = to_numpy(torch.stack((keys, values))[..., 0, :].permute(2, 1, 0, 3, 4))  # [batch, layers, 2, heads, dim]
+        embeddings = tokens.mean(1)[:, : self.backbone.hidden]
+        means = embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings  # to be numbers, in numpy too
+        return [self._carrier(frame, mean, made) for frame, mean, made in zip(frames, to_numpy(means), kv, strict=True)]
 
     @torch.inference_mode()
     def decode(self, question: str, carriers: Sequence[Carrier], *, longest: int = 48) -> Decoded:
@@ -76,16 +83,7 @@ class VideoScan:
         Raises ForeignCarrier if one of them was made by another model.
         """
         logits, attention, cache, position = self._ask(question, carriers)
-        tokens: list[int] = []
-        sureness = 1.0
-        while len(tokens) < longest:
-            odds = logits.double().softmax(-1)
-            token = int(odds.argmax())
-            sureness *= float(odds[token])
-            if token == self.backbone.tokenizer.eos_token_id:
-                break
-            tokens.append(token)
-            logits = self._next(token, position + len(tokens) - 1, cache, len(carriers))
+        tokens, sureness = greedy(self.backbone, logits, cache, position, longest)
         return Decoded(text=self.backbone.words(tokens), probability=sureness, attention=attention)
 
     @torch.inference_mode()
@@ -111,13 +109,6 @@ class VideoScan:
         logits = self.backbone.logits(out.last_hidden_state[0, -1])
         return logits, self._evidence(out.attentions, len(carriers)), cache, start + suffix.shape[1]
 
-    def _next(self, token: int, position: int, cache: DynamicCache, carriers: int) -> Tensor:
-        tokens = torch.tensor([[token]], device=self.backbone.device)
-        mask = torch.ones(1, 1, cache.get_seq_length() + 1, dtype=torch.bool, device=self.backbone.device)
-        positions = torch.tensor([[position]], device=self.backbone.device)
-        out = self.backbone.run(self.backbone.embed(tokens), positions, cache, mask)
-        return self.backbone.logits(out.last_hidden_state[0, -1])
-
     def _evidence(self, attentions: Any, count: int) -> NDArray[np.float64]:
         """Attention from where the answer begins to each carrier, averaged over the evidence heads."""
         start = len(self.backbone.prefix)
@@ -131,11 +122,11 @@ class VideoScan:
     def _collate(self, sets: Sequence[Sequence[Carrier]]) -> Carriers:
         spec, device = self.backbone.spec, self.backbone.device
         longest = max(map(len, sets))
-        kv = np.zeros((len(sets), longest, spec.layers, 2, spec.kv_heads, spec.head_dim), np.dtype(spec.dtype))
+        kv = np.zeros((len(sets), longest, spec.layers, 2, spec.kv_heads, spec.head_dim), numpy_dtype(spec.dtype))
         for row, carriers in zip(kv, sets, strict=True):
             for place, carrier in zip(row, carriers, strict=False):
                 place[...] = carrier.kv
-        tensor = torch.from_numpy(kv).to(device, self.backbone.dtype).permute(3, 2, 0, 4, 1, 5)
+        tensor = to_tensor(kv, device, self.backbone.dtype).permute(3, 2, 0, 4, 1, 5)
         return Carriers(keys=tensor[0], values=tensor[1], counts=torch.tensor([len(s) for s in sets], device=device))
 
     def _carrier(self, frame: Frame, embedding: NDArray[Any], kv: NDArray[Any]) -> Carrier:

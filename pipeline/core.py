@@ -104,8 +104,8 @@ class Carrier:
     key: CarrierKey
     fingerprint: str  # of the ModelSpec that made it; no other model may read it
     span: TimeRange  # the time it stands for
-    embedding: NDArray[Any]  # float16 or float32, as is kv
-    kv: NDArray[Any]
+    embedding: NDArray[Any]  # float16 or float32
+    kv: NDArray[Any]  # float16, float32, or the bits of bfloat16, which numpy has not, as uint16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
