@@ -48,12 +48,14 @@ class Probe(nn.Module):
     def __init__(self, layers: int, kv_heads: int, head_dim: int) -> None:
         super().__init__()
         width = layers * kv_heads * head_dim * 2
-        self.read = nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, sum(PARTS)))
+        self.even = nn.BatchNorm1d(width, affine=False)  # keys have large constant parts, which would drown what varies
+        self.read = nn.Linear(width, sum(PARTS))
 
     def forward(self, keys: Tensor, values: Tensor) -> Tensor:
         """Keys and values [layers, clips, kv_heads, frames, dim] to scores [clips, frames, sum(PARTS)]."""
-        read: Tensor = self.read(torch.cat((keys, values), dim=-1).permute(1, 3, 0, 2, 4).flatten(2))
-        return read
+        flat = torch.cat((keys, values), dim=-1).permute(1, 3, 0, 2, 4).flatten(2)
+        scores: Tensor = self.read(self.even(flat.flatten(0, 1)).unflatten(0, flat.shape[:2]))
+        return scores
 
     @staticmethod
     def loss(scores: Tensor, truth: Tensor) -> Tensor:

@@ -58,10 +58,15 @@ class Losses:
         return self.words + EVIDENCE_WEIGHT * self.evidence + PROBE_WEIGHT * self.probe
 
 
+def carriers(backbone: Backbone, library: Library, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Un-rotated keys and values of a batch's clips: see `clip_pass`."""
+    features = library.features(batch)
+    return clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
+
+
 def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch) -> Losses:
     """One batch: its clips to carriers, its questions over them."""
-    features = library.features(batch)
-    keys, values = clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
+    keys, values = carriers(backbone, library, batch)
     scores, truth = probe(keys, values), library.told(batch)
     past = _chosen(keys, values, batch)
     length = batch.tokens.shape[1] - 1
