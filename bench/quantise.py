@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from time import process_time
 from timeit import repeat
 from typing import Annotated, Any
 
@@ -39,14 +40,14 @@ LOSSES = ("form", "questions", "right", "lost", "won", "score error, mean", "wor
 
 
 def costs(name: str, carrier: Carrier) -> list[list[object]]:
-    """Bytes of a value, and microseconds to make and to read it: the best of several rounds, as other work only adds."""
+    """Bytes of a value, and microseconds of CPU to make and to read it: the best of several rounds, as other work only adds."""
     sealed = Seal([os.urandom(32)])
     codecs = {form.value: Codec(form=form) for form in Form} | {"int8, sealed": Codec(form=Form.INT8, seal=sealed)}
     rows: list[list[object]] = []
     for form, codec in codecs.items():
         value = codec.encode(carrier)
-        encode = repeat(partial(codec.encode, carrier), number=RUNS, repeat=ROUNDS)
-        decode = repeat(partial(codec.decode, value, carrier.key, carrier.fingerprint), number=RUNS, repeat=ROUNDS)
+        encode = repeat(partial(codec.encode, carrier), number=RUNS, repeat=ROUNDS, timer=process_time)
+        decode = repeat(partial(codec.decode, value, carrier.key, carrier.fingerprint), number=RUNS, repeat=ROUNDS, timer=process_time)
         rows.append([name, form, len(value), *(round(min(times) / RUNS * 1e6) for times in (encode, decode))])
     return rows
 

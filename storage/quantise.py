@@ -17,8 +17,6 @@ BITS = {"int8": 8, "int4": 4}
 MAX_GROUP = {"int8": 128, "int4": 16}  # numbers that share a scale at most; chosen with bench.quantise
 PARTS = [str, str, list, int, bytes]  # dtype, coding, shape, group, raw
 
-NIBBLES = np.array([[(byte << 60) >> 60, (byte << 56) >> 60] for byte in np.arange(256)], np.int8)  # of a byte, low first
-
 Numbers = NDArray[np.float32]
 
 
@@ -96,10 +94,18 @@ def _restore(raw: bytes, count: int, group: int, bits: int) -> Numbers:
     groups = count // group
     steps = _finite(widen(np.frombuffer(raw, BFLOAT16, groups)))
     codes = np.frombuffer(raw, np.uint8, offset=2 * groups)
-    signed = codes.view(np.int8) if bits == 8 else NIBBLES[codes].reshape(-1)[:count]
+    signed = codes.view(np.int8) if bits == 8 else _nibbles(codes)[:count]
     with np.errstate(over="ignore"):  # `narrow` brings it back
         numbers: Numbers = (signed.reshape(groups, group) * steps[:, None]).reshape(-1)
     return numbers
+
+
+def _nibbles(codes: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Two signed numbers of each byte, the low one first."""
+    pairs = np.empty((codes.size, 2), np.int8)
+    pairs[:, 0] = (codes << 4).view(np.int8) >> 4
+    pairs[:, 1] = codes.view(np.int8) >> 4
+    return pairs.reshape(-1)
 
 
 def _finite(numbers: Numbers) -> Numbers:

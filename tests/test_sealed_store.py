@@ -1,16 +1,20 @@
 """A store with keys, against a real Redis: nothing readable in it, and nothing believed that was not sealed for its name."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
 
+from actors.app import Longwatch
+from actors.parts import Settings, open_store
+from pipeline.config import Config
 from pipeline.core import Carrier, CarrierKey, CarrierWrite, Form, TimeRange
 from storage import keys
 from storage.codec import Codec
 from storage.quantise import pack, unpack
-from storage.seal import Seal
+from storage.seal import BadKeyFile, Seal
 from storage.store import CarrierStore
 
 pytestmark = pytest.mark.redis
@@ -79,3 +83,19 @@ def test_carriers_in_every_form_answer_together(redis_url: str) -> None:
     store = CarrierStore(redis_url, FINGERPRINT)
     back = store.get([CarrierKey(camera_id="dock", at_ms=at_ms) for at_ms in store.times("dock")])
     assert [one.kv.dtype for one in back if one] == [np.float16] * len(Form) and not store.misses
+
+
+def test_the_configuration_says_form_and_keys(redis_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "memory.key"
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o600)
+    config = Config.model_validate({"memory": {"form": "int4", "key_files": [str(path)]}})
+    open_store(Settings.of(config, redis_url), FINGERPRINT).put([write(1000)])
+    [back] = CarrierStore(redis_url, FINGERPRINT, codec=SEALED).get([write(1000).carrier.key])
+    assert back is not None and back.kv.tobytes() == unpack(pack(write(1000).carrier.kv, Form.INT4)).tobytes()
+
+
+def test_an_odd_key_file_is_said_before_anything_starts(tmp_path: Path) -> None:
+    config = Config.model_validate({"memory": {"key_files": [str(tmp_path / "none")]}})
+    with pytest.raises(BadKeyFile, match="none: cannot be read"), Longwatch(config):
+        pass
