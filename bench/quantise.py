@@ -2,9 +2,9 @@
 
     python -m bench.quantise [--quick] [--json FILE] [--model FOLDER]
 
-Bytes and time of one value, of this model's carriers and of random ones in the shape of a 7B model. Then held-out questions asked of
-carriers that went through each form: how far the scores of the answer's first token move, and which answers are lost and won
-against carriers as computed. The default form is the smallest that loses nothing that can be measured.
+How finely numbers must share scales. Bytes and time of one value, of this model's carriers and of random ones in the shape of a 7B
+model. Then held-out questions asked of carriers that went through each form: how far the scores of the answer's first token move, and
+which answers are lost and won against carriers as computed. The default form is the smallest that loses nothing that can be measured.
 """
 
 import os
@@ -29,14 +29,32 @@ from model.backbone import Backbone
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, Form
 from storage.codec import Codec
-from storage.quantise import widen
+from storage.quantise import BITS, quantise, restore, widen
 from storage.seal import Seal
 
 SCORED = 4  # the scores of every fourth question are compared, the answers of all
 RUNS, ROUNDS = 20, 9
 
+GROUPS = (8, 16, 32)
+
+GRAINS = ("coding", "numbers a scale", "bits a number", "error (RMS) of keys", "of values")
 COSTS = ("carrier", "form", "bytes", "encode us", "decode us")
 LOSSES = ("form", "questions", "right", "lost", "won", "score error, mean", "worst", "least cosine of an embedding")
+
+
+def grains(carriers: Sequence[Carrier]) -> list[list[object]]:
+    """How much is lost by how many numbers share a scale: the error of keys and values, relative to their own size."""
+    kv = np.stack([widen(carrier.kv) for carrier in carriers])  # [carriers, layers, 2, kv_heads, head_dim]
+    rows: list[list[object]] = []
+    for coding, bits in BITS.items():
+        for group in (group for group in GROUPS if kv.shape[-1] % group == 0):
+            errors: list[str] = []
+            for numbers in (kv[:, :, 0], kv[:, :, 1]):
+                raw = quantise(numbers.reshape(-1, group), bits)
+                off = restore(raw, numbers.size, group, bits).reshape(numbers.shape) - numbers
+                errors.append(f"{np.sqrt((off**2).mean() / (numbers**2).mean()):.5f}")
+            rows.append([coding, group, 8 * len(raw) / numbers.size, *errors])
+    return rows
 
 
 def costs(name: str, carrier: Carrier) -> list[list[object]]:
@@ -97,7 +115,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="One site.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
-    """Print both tables."""
+    """Print the three tables."""
     scan = VideoScan(Backbone.load(model))
     seeds = track(range(HELD_OUT, HELD_OUT + (1 if quick else sites)), description="watching", console=console)
     r = Random("bench quantise")
@@ -107,6 +125,8 @@ def main(
 
 def tables(scan: VideoScan, asked: Sequence[Asked], notes: Sequence[str]) -> dict[str, Any]:
     """Measure, print, and give the figures."""
+    grain_rows = grains([carrier for one in asked[::SCORED] for carrier in one.carriers])
+    show("Scales", GRAINS, grain_rows)
     carrier = asked[0].carriers[0]
     cost_rows = [*costs("this model", carrier), *costs("7B, random", random_7b(carrier))]
     show("One value", COSTS, cost_rows)
@@ -114,6 +134,7 @@ def tables(scan: VideoScan, asked: Sequence[Asked], notes: Sequence[str]) -> dic
     loss_rows = [losses(scan, asked, form, as_computed) for form in track(list(Form), description="asking", console=console)]
     show("Held-out questions, carriers through each form", LOSSES, loss_rows, notes)
     return {
+        "grains": [dict(zip(GRAINS, row, strict=True)) for row in grain_rows],
         "costs": [dict(zip(COSTS, row, strict=True)) for row in cost_rows],
         "losses": [dict(zip(LOSSES, row, strict=True)) for row in loss_rows],
     }

@@ -38,7 +38,7 @@ def pack(array: NDArray[Any], form: Form) -> list[object]:
     if coding == "float16":
         return [dtype, coding, shape, 0, narrow(numbers, "float16").tobytes()]
     group = _group(shape[-1], MAX_GROUP[coding])
-    return [dtype, coding, shape, group, _quantise(numbers.reshape(-1, group), BITS[coding])]
+    return [dtype, coding, shape, group, quantise(numbers.reshape(-1, group), BITS[coding])]
 
 
 def unpack(packed: list[Any]) -> NDArray[Any]:
@@ -54,7 +54,7 @@ def unpack(packed: list[Any]) -> NDArray[Any]:
         raise BadCarrier(BadReason.SHAPE)
     if coding == dtype:
         return np.frombuffer(raw, DTYPES[dtype]).reshape(shape)
-    numbers = _finite(widen(np.frombuffer(raw, "<f2"))) if coding == "float16" else _restore(raw, prod(shape), group, BITS[coding])
+    numbers = _finite(widen(np.frombuffer(raw, "<f2"))) if coding == "float16" else restore(raw, prod(shape), group, BITS[coding])
     array = narrow(numbers, dtype).reshape(shape)
     array.flags.writeable = False
     return array
@@ -76,7 +76,7 @@ def narrow(numbers: Numbers, dtype: str) -> NDArray[Any]:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").view(BFLOAT16)
 
 
-def _quantise(groups: Numbers, bits: int) -> bytes:
+def quantise(groups: Numbers, bits: int) -> bytes:
     """Scales, then codes, of [groups, group] numbers: each number is its code times its group's scale, to half a scale."""
     top = (1 << (bits - 1)) - 1
     # bfloat16 has the range of float32, and is fine enough that the largest number always gets the top code. So what was
@@ -90,7 +90,8 @@ def _quantise(groups: Numbers, bits: int) -> bytes:
     return b"".join((scales.tobytes(), codes.tobytes()))
 
 
-def _restore(raw: bytes, count: int, group: int, bits: int) -> Numbers:
+def restore(raw: bytes, count: int, group: int, bits: int) -> Numbers:
+    """`count` numbers of what `quantise` made. Raises BadCarrier for a scale that is not finite."""
     groups = count // group
     steps = _finite(widen(np.frombuffer(raw, BFLOAT16, groups)))
     codes = np.frombuffer(raw, np.uint8, offset=2 * groups)
