@@ -27,6 +27,7 @@ from pipeline.config import Config
 from pipeline.core import Frame, LongwatchError
 from storage.redis_server import PrivateRedis
 from storage.registry import Registry
+from storage.seal import Seal
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Longwatch:
         self._stack.close()
 
     def _start(self, stack: ExitStack) -> None:
+        if self._roles != {"ingest"}:
+            Seal.from_files(self._config.memory.key_files)  # what is wrong with a key is said before anything starts
         if not self._config.redis:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longwatch-redis-", ignore_cleanup_errors=True)))
             self.redis_url = stack.enter_context(PrivateRedis(folder)).url

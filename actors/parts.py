@@ -1,9 +1,13 @@
 """What every plane is made of: the settings they share, the model and the store."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import EMBEDDED_MODEL, Config
+from pipeline.core import Form
+from storage.codec import Codec
+from storage.seal import Seal
 from storage.store import CarrierStore
 
 if TYPE_CHECKING:
@@ -19,6 +23,8 @@ class Settings:
     live: int | None = None  # carriers in a camera's live memory; None: the model's own number
     keep_s: float = 14 * 86_400.0
     keep_pictures_s: float = 3 * 86_400.0
+    form: Form = Form.INT8
+    key_files: tuple[Path, ...] = ()  # read where the actor runs: keys travel to no other machine
     threads: int = 1  # of torch, on a CPU
 
     @classmethod
@@ -31,6 +37,8 @@ class Settings:
             live=memory.carriers,
             keep_s=memory.keep_hours * 3600,
             keep_pictures_s=memory.keep_pictures_hours * 3600,
+            form=memory.form,
+            key_files=memory.key_files,
         )
 
 
@@ -53,5 +61,6 @@ def load_model(settings: Settings) -> "VideoScan":
 
 
 def open_store(settings: Settings, fingerprint: str) -> CarrierStore:
-    """The long-term memory of one model's carriers."""
-    return CarrierStore(settings.redis_url, fingerprint, ttl_s=settings.keep_s, picture_ttl_s=settings.keep_pictures_s)
+    """The long-term memory of one model's carriers. Raises BadKeyFile."""
+    codec = Codec(form=settings.form, seal=Seal.from_files(settings.key_files))
+    return CarrierStore(settings.redis_url, fingerprint, ttl_s=settings.keep_s, picture_ttl_s=settings.keep_pictures_s, codec=codec)

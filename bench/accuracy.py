@@ -101,12 +101,13 @@ def mark(scan: VideoScan, asked: Asked) -> Mark:
         family=asked.quiz.family,
         truth=truth_words(asked.quiz, asked.watch, now),
         ago_s=now - asked.watch.shots[asked.quiz.evidence[-1]].at if pointing else None,
-        right=_right(scan, asked, asked.carriers),
-        foreign=_right(scan, asked, asked.foreign),
+        right=right(scan, asked, asked.carriers),
+        foreign=right(scan, asked, asked.foreign),
     )
 
 
-def _right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier]) -> bool:
+def right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier]) -> bool:
+    """Whether the model answers the question correctly from these carriers."""
     decoded = scan.decode(asked.quiz.text, carriers)
     evidence = moments([c.key for c in carriers], decoded.attention)
     text = ground(decoded.text, evidence, carriers[-1].key.at_ms)

@@ -1,4 +1,4 @@
-"""Tensors of any precision as numpy arrays and back, bit for bit. numpy has no bfloat16: its bits travel as uint16."""
+"""Tensors of any precision as numpy arrays and back, bit for bit. numpy has no bfloat16: see `pipeline.core.BFLOAT16`."""
 
 from typing import Any
 
@@ -7,22 +7,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BITS = {"bfloat16": np.dtype(np.uint16)}
+from pipeline.core import BFLOAT16
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The array that holds numbers of a torch dtype, or their bits."""
-    return BITS.get(name) or np.dtype(name)
+    """The array that holds numbers of a torch dtype."""
+    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
-    """The numbers, or their bits, on the host."""
+    """The numbers, on the host."""
     host = tensor.cpu()
-    array: NDArray[Any] = (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
+    if host.dtype == torch.bfloat16:
+        return host.contiguous().view(torch.uint16).numpy().view(BFLOAT16)
+    array: NDArray[Any] = host.numpy()
     return array
 
 
 def to_tensor(array: NDArray[Any], device: torch.device, dtype: torch.dtype) -> Tensor:
     """The tensor that `to_numpy` was given."""
-    host = torch.from_numpy(array)
-    return (host.view(dtype) if host.dtype == torch.uint16 else host).to(device, dtype)
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16).to(device, dtype)
+    return torch.from_numpy(array).to(device, dtype)

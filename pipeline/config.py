@@ -62,6 +62,8 @@ class MemorySection(Section):
     carriers: int | None = Field(default=None, ge=1)  # live ones a camera; None: as many as the model was trained for
     keep_hours: float = Field(default=24 * 14, gt=0)
     keep_pictures_hours: float = Field(default=72, gt=0)
+    form: core.Form = core.Form.INT8  # the smallest that loses nothing measurable (bench.quantise)
+    key_files: tuple[Path, ...] = ()  # the first seals what is kept, all open it; none: kept in the clear
 
 
 class RuleSection(Section):

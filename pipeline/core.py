@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+"""bfloat16, which numpy lacks: its 16 bits under its name. See `model.arrays`."""
+
 
 def clock(at_ms: int) -> str:
     """A time as people read it: local, to the second."""
@@ -105,7 +108,16 @@ class Carrier:
     fingerprint: str  # of the ModelSpec that made it; no other model may read it
     span: TimeRange  # the time it stands for
     embedding: NDArray[Any]  # float16 or float32
-    kv: NDArray[Any]  # float16, float32, or the bits of bfloat16, which numpy has not, as uint16
+    kv: NDArray[Any]  # float16, float32 or BFLOAT16
+
+
+class Form(StrEnum):
+    """How exactly the numbers of a carrier are kept in the long-term memory."""
+
+    EXACT = "exact"  # as computed, bit for bit
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    INT4 = "int4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,55 +1,50 @@
-"""How one carrier becomes one Redis value and back, bit for bit: a header, then a msgpack body sealed by a checksum."""
+"""How one carrier becomes one Redis value and back: a header, then a msgpack body sealed by a checksum (docs/format.md)."""
 
 import re
 import struct
-from enum import StrEnum
-from math import prod
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
-from pipeline.core import CAMERA_ID, Carrier, CarrierKey, LongwatchError, TimeRange
+from pipeline.core import CAMERA_ID, Carrier, CarrierKey, Form, TimeRange
+from storage import keys
+from storage.errors import BadCarrier as BadCarrier
+from storage.errors import BadReason as BadReason
+from storage.quantise import PARTS, pack, unpack
+from storage.seal import Seal
 
 FINGERPRINT = re.compile(r"[0-9a-f]{4,64}")
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"LWCR"
-MAX_BYTES = 16 << 20  # of a value; a 7B model's carrier in float16 takes 56 KiB
+MAX_BYTES = 16 << 20  # of a value; a 7B model's carrier in float16 takes 63 KiB
 MAX_MS = 2**53  # times stay exact as a Redis score
 
 HEADER = struct.Struct("<4sHIQ")  # magic, version, length of the body, xxh3_64 of the body
-DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 FIELDS = {"camera_id": str, "at_ms": int, "fingerprint": str, "start_ms": int, "end_ms": int, "embedding": list, "kv": list}
-ARRAY_FIELDS = [str, list, bytes]  # dtype, shape, raw
-LIMITS = {"max_str_len": 64, "max_bin_len": MAX_BYTES, "max_array_len": 4, "max_map_len": len(FIELDS), "max_ext_len": 0}
+LIMITS = {"max_str_len": 64, "max_bin_len": MAX_BYTES, "max_array_len": len(PARTS), "max_map_len": len(FIELDS), "max_ext_len": 0}
 
 
-class BadReason(StrEnum):
-    """Why a value cannot be taken for the carrier asked for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How one store keeps its values: in which form it writes numbers (it reads all), and whether sealed."""
 
-    VERSION = "version"
-    LENGTH = "length"
-    CHECKSUM = "checksum"
-    KEY = "key"
-    FINGERPRINT = "fingerprint"
-    SHAPE = "shape"
-    DTYPE = "dtype"
-    MALFORMED = "malformed"
+    form: Form = Form.EXACT
+    seal: Seal = field(default_factory=Seal)
 
+    def encode(self, carrier: Carrier) -> bytes:
+        """The value to keep. Raises BadCarrier where `decode` would refuse it."""
+        return self.seal.seal(encode(carrier, self.form), keys.carrier(carrier.key, carrier.fingerprint))
 
-class BadCarrier(LongwatchError):
-    """A value that is not the carrier asked for, or a carrier that cannot be kept."""
-
-    def __init__(self, reason: BadReason) -> None:
-        super().__init__(f"bad carrier: {reason}")
-        self.reason = reason
+    def decode(self, value: bytes, key: CarrierKey, fingerprint: str) -> Carrier:
+        """The carrier `key` as made by the model `fingerprint`. Raises BadValue for anything else."""
+        return decode(self.seal.open(value, keys.carrier(key, fingerprint)), key, fingerprint)
 
 
-def encode(carrier: Carrier) -> bytes:
-    """The value to keep. Raises BadCarrier where `decode` would refuse it."""
+def encode(carrier: Carrier, form: Form = Form.EXACT) -> bytes:
+    """The value to keep, unsealed. Raises BadCarrier where `decode` would refuse it, and for numbers that the form cannot hold."""
     key, span = carrier.key, carrier.span
     times = (key.at_ms, span.start_ms, span.end_ms)
     if not all(0 <= time < MAX_MS for time in times) or span.start_ms > span.end_ms:
@@ -59,8 +54,9 @@ def encode(carrier: Carrier) -> bytes:
     if not FINGERPRINT.fullmatch(carrier.fingerprint):
         raise BadCarrier(BadReason.FINGERPRINT)
     _check_shapes(carrier.embedding.shape, carrier.kv.shape)
-    fields = (key.camera_id, key.at_ms, carrier.fingerprint, span.start_ms, span.end_ms, _pack(carrier.embedding), _pack(carrier.kv))
-    body: bytes = msgpack.packb(dict(zip(FIELDS, fields, strict=True)))
+    fields = (key.camera_id, key.at_ms, carrier.fingerprint, span.start_ms, span.end_ms)
+    arrays = (pack(carrier.embedding, form), pack(carrier.kv, form))
+    body: bytes = msgpack.packb(dict(zip(FIELDS, fields + arrays, strict=True)))
     if HEADER.size + len(body) > MAX_BYTES:
         raise BadCarrier(BadReason.LENGTH)
     return HEADER.pack(MAGIC, VERSION, len(body), xxhash.xxh3_64_intdigest(body)) + body
@@ -76,7 +72,7 @@ def decode(blob: bytes, key: CarrierKey, fingerprint: str) -> Carrier:
     span = TimeRange(start_ms=body["start_ms"], end_ms=body["end_ms"])
     if not 0 <= span.start_ms <= span.end_ms < MAX_MS:
         raise BadCarrier(BadReason.MALFORMED)
-    embedding, kv = _unpack(body["embedding"]), _unpack(body["kv"])
+    embedding, kv = unpack(body["embedding"]), unpack(body["kv"])
     _check_shapes(embedding.shape, kv.shape)
     return Carrier(key=key, fingerprint=fingerprint, span=span, embedding=embedding, kv=kv)
 
@@ -105,25 +101,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if type(fields) is not dict or {name: type(value) for name, value in fields.items()} != FIELDS:
         raise BadCarrier(BadReason.MALFORMED)
     return fields
-
-
-def _pack(array: NDArray[Any]) -> list[object]:
-    name = array.dtype.name
-    if name not in DTYPES:
-        raise BadCarrier(BadReason.DTYPE)
-    return [name, list(array.shape), array.astype(DTYPES[name], copy=False).tobytes()]
-
-
-def _unpack(packed: list[Any]) -> NDArray[Any]:
-    """Views the bytes, which is what makes the array read-only."""
-    if [type(part) for part in packed] != ARRAY_FIELDS:
-        raise BadCarrier(BadReason.MALFORMED)
-    name, shape, raw = packed
-    if name not in DTYPES:
-        raise BadCarrier(BadReason.DTYPE)
-    if not all(type(size) is int and size > 0 for size in shape) or prod(shape) * DTYPES[name].itemsize != len(raw):
-        raise BadCarrier(BadReason.SHAPE)
-    return np.frombuffer(raw, DTYPES[name]).reshape(shape)
 
 
 def _check_shapes(embedding: tuple[int, ...], kv: tuple[int, ...]) -> None:

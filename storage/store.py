@@ -12,7 +12,8 @@ from redis.retry import Retry
 
 from pipeline.core import Carrier, CarrierKey, CarrierWrite, StoreUnavailable, TimeRange
 from storage import keys
-from storage.codec import FINGERPRINT, BadCarrier, BadReason, decode, encode
+from storage.codec import FINGERPRINT, Codec
+from storage.errors import BadCarrier, BadReason, BadValue
 
 DAY_S = 86_400
 GET_BATCH = 32  # keys per MGET: one reply with everything would be slower, and grow the server
@@ -48,11 +49,19 @@ class CarrierStore:
     """
 
     def __init__(
-        self, url: str, fingerprint: str, *, ttl_s: float = 14 * DAY_S, picture_ttl_s: float = 14 * DAY_S, timeout_s: float = 1.0
+        self,
+        url: str,
+        fingerprint: str,
+        *,
+        ttl_s: float = 14 * DAY_S,
+        picture_ttl_s: float = 14 * DAY_S,
+        timeout_s: float = 1.0,
+        codec: Codec | None = None,
     ) -> None:
         if not FINGERPRINT.fullmatch(fingerprint):
             raise BadCarrier(BadReason.FINGERPRINT)
         self.misses: Counter[str] = Counter()
+        self._codec = codec or Codec()
         self._fingerprint = fingerprint
         self._ttl_ms = int(ttl_s * 1000)
         self._picture_ttl_ms = int(picture_ttl_s * 1000)
@@ -67,7 +76,7 @@ class CarrierStore:
         for write in writes:
             if write.carrier.fingerprint != self._fingerprint:
                 raise BadCarrier(BadReason.FINGERPRINT)
-            cameras[write.carrier.key.camera_id].append((write, encode(write.carrier)))
+            cameras[write.carrier.key.camera_id].append((write, self._codec.encode(write.carrier)))
         for camera_id, sealed in cameras.items():
             self._put_camera(camera_id, sealed)
 
@@ -77,7 +86,8 @@ class CarrierStore:
             for write, value in sealed:
                 at_ms = write.carrier.key.at_ms
                 pipe.set(self._name(write.carrier.key), value, nx=True, px=self._ttl_ms)
-                pipe.set(keys.picture(camera_id, at_ms), write.picture, nx=True, px=self._picture_ttl_ms)
+                picture = keys.picture(camera_id, at_ms)
+                pipe.set(picture, self._codec.seal.seal(write.picture, picture), nx=True, px=self._picture_ttl_ms)
                 pipe.zadd(index, {str(at_ms): at_ms})
                 pipe.zadd(seen, {str(at_ms): at_ms})
             pipe.zremrangebyrank(seen, 0, -2)  # the newest stays
@@ -129,10 +139,15 @@ class CarrierStore:
         return [carrier for carrier in found if carrier]
 
     def picture(self, camera_id: str, at_ms: int) -> bytes | None:
-        """The JPEG of exactly that time."""
+        """The JPEG of exactly that time; one that does not open is None, and counted in `misses`."""
+        name = keys.picture(camera_id, at_ms)
         with reaching():
-            picture: bytes | None = self._client.get(keys.picture(camera_id, at_ms))
-        return picture
+            value: bytes | None = self._client.get(name)
+        try:
+            return None if value is None else self._codec.seal.open(value, name)
+        except BadValue as error:
+            self.misses[error.reason] += 1
+            return None
 
     def newest_picture(self, camera_id: str) -> tuple[int, bytes] | None:
         """The camera's newest JPEG and its at_ms, whatever model looked at it."""
@@ -195,8 +210,8 @@ class CarrierStore:
             self.misses["missing"] += 1
             return None
         try:
-            return decode(value, key, self._fingerprint)
-        except BadCarrier as error:
+            return self._codec.decode(value, key, self._fingerprint)
+        except BadValue as error:
             self.misses[error.reason] += 1
             return None
 

@@ -7,6 +7,7 @@ from small_models import EVERY_KIND, F32, Shape, backbone, frames, off, stream
 
 from model.arrays import numpy_dtype, to_numpy, to_tensor
 from model.videoscan import VideoScan
+from pipeline.core import BFLOAT16
 
 CPU = torch.device("cpu")
 
@@ -24,7 +25,7 @@ def test_a_bfloat16_model_remembers_evicts_and_answers(kind: str) -> None:
     scan = VideoScan(backbone(Shape(kind=kind), torch.bfloat16), live=3)
     carriers, memory = stream(scan, frames(6))
     assert len(memory) == 3
-    assert {(c.kv.dtype.name, c.embedding.dtype.name) for c in carriers} == {("uint16", "float32")}
+    assert {(c.kv.dtype, c.embedding.dtype) for c in carriers} == {(BFLOAT16, np.dtype("float32"))}
     taken = scan._collate([carriers])
     told = torch.stack((taken.keys, taken.values))[:, :, 0].permute(3, 1, 0, 2, 4)
     assert taken.keys.dtype == torch.bfloat16
@@ -32,7 +33,7 @@ def test_a_bfloat16_model_remembers_evicts_and_answers(kind: str) -> None:
     wide = VideoScan(backbone(Shape(kind=kind), F32), live=3)
     exact, _ = stream(wide, frames(6))
     assert off([c.embedding for c in carriers], [c.embedding for c in exact]) < 0.05
-    first = torch.from_numpy(carriers[0].kv).view(torch.bfloat16).float()
+    first = to_tensor(carriers[0].kv, CPU, torch.float32)
     assert off(first, exact[0].kv) < 0.05
     assert 0 < scan.judge("Is it?", memory.carriers).probability < 1
     assert scan.fingerprint != wide.fingerprint

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import BadConfig, Config, load_config
-from pipeline.core import Camera, Rule
+from pipeline.core import Camera, Form, Rule
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 ENVIRONMENT = {"GATE_PASSWORD": "hunter2", "LONGWATCH_TOKEN": "t0ken", "HOOK_KEY": "h00k"}
@@ -30,6 +30,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, "")
     assert (config.model, config.redis, config.host, config.port, config.token) == ("embedded", None, "127.0.0.1", 8600, None)
     assert (config.memory.carriers, config.memory.keep_hours, config.memory.keep_pictures_hours) == (None, 336, 72)
+    assert (config.memory.form, config.memory.key_files) == (Form.INT8, ())
     assert config.watched() == [] and config.rules == ()
 
 
@@ -60,7 +61,9 @@ def test_the_demo_loads_with_nothing_set() -> None:
     [
         ("camera: {}", "FILE: camera: unknown key; did you mean cameras?"),
         ("cameras: {gate: {url: rtsp://h}}", "cameras.gate.url: unknown key; did you mean uri?"),
-        ("memory: {weeks: 2}", "memory.weeks: unknown key; here may stand carriers, keep_hours, keep_pictures_hours"),
+        ("memory: {weeks: 2}", "memory.weeks: unknown key; here may stand carriers, keep_hours, keep_pictures_hours, form, key_files"),
+        ("memory: {form: int2}", "memory.form: Input should be 'exact', 'float16', 'int8' or 'int4'"),
+        ("memory: {key_files: /etc/memory.key}", "memory.key_files: Input should be a valid tuple"),
         ("cameras: {gate: {fps: 2}}", "cameras.gate.uri: is needed, and missing"),
         ("cameras: {gate: null}", "cameras.gate: keys are needed here"),
         ("cameras: {Gate: 'rtsp://h'}", "cameras: camera id 'Gate': use 1-63 of a-z"),
