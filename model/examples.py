@@ -16,10 +16,16 @@ from model.backbone import Backbone
 from model.images import normalise
 from model.probe import SUBJECTS, WALKING, told
 from model.prompt import prompt
-from simulator.questions import FAMILIES, Quiz, ask, describe, detail, presence, presence_now
+from simulator.questions import FAMILIES, Quiz, ask, describe, presence, presence_now
 from simulator.visits import CAMERAS, WIDTH
 from simulator.watching import Shot, Watch
 from simulator.world import Sighting, Site
+
+# Of each stage: frames of a clip, cameras of a site, sites.
+SHAPES = {
+    "frames": ((1, 1, 128), (2, 1, 64), (4, 1, 32)),
+    "questions": ((8, 4, 3), (16, 4, 2), (24, 4, 1), (32, 4, 1), (48, 2, 1)),
+}
 
 
 class Library:
@@ -133,18 +139,19 @@ class Example:
 
 
 def batch_of(library: Library, stage: str, tokenizer: Any, r: Random) -> Batch:
-    """Draw a batch: single frames with captions (stage "captions"), or clips with questions (stage "questions")."""
+    """Draw a batch: very short clips with nothing asked (stage "frames"), or clips with questions (stage "questions")."""
     clips: list[list[int]] = []
     examples: list[Example] = []
-    frames, watched, sites = (1, 1, 128) if stage == "captions" else r.choice(((8, 4, 3), (16, 4, 2), (24, 4, 1), (32, 4, 1), (48, 2, 1)))
+    frames, watched, sites = r.choice(SHAPES[stage])
     for _ in range(sites):
         site, mirrored = r.randrange(len(library)), r.random() < 0.5
         seconds = _seconds(frames, len(library.times[site][0]), r)
         base = len(clips) * frames
         cameras = r.sample(range(len(CAMERAS)), watched)
         clips += [[site, int(mirrored), camera, *seconds] for camera in cameras]
-        shots = [shot for camera in cameras for shot in library.shots(site, camera, seconds, mirrored)]
-        examples += list(_captions(shots, base, r) if stage == "captions" else _questions(shots, base, frames, r))
+        if stage == "questions":
+            shots = [shot for camera in cameras for shot in library.shots(site, camera, seconds, mirrored)]
+            examples += _questions(shots, base, frames, r)
     return _collate(clips, examples, tokenizer)
 
 
@@ -157,12 +164,6 @@ def _seconds(frames: int, length: int, r: Random) -> list[int]:
     return sorted([*older, *range(start + span - recent, start + span)])
 
 
-def _captions(shots: list[Shot], base: int, r: Random) -> list[Example]:
-    w = Watch(shots)
-    wanted = (detail, presence_now, r.choice((describe, presence_now)))
-    return [Example(context=[base], quiz=quiz) for family in wanted if (quiz := ask(w, r, family))]
-
-
 def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Example]:
     """Questions over each camera alone and over several together; shots are camera by camera."""
     examples = []
@@ -171,19 +172,11 @@ def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Exa
         alone = range(camera * frames, (camera + 1) * frames)
         for _ in range(2):
             examples += _over(shots, alone, base, (*FAMILIES, presence, presence_now, describe), r)
-        examples += [_alone(shots, i, base, r) for i in r.sample(alone, 3) if i > alone[0]]
     for _ in range(5):
         cameras = r.sample(range(watched), r.randint(2, watched))
         some = [i for c in cameras for i in range(c * frames, (c + 1) * frames)]
         examples += _over(shots, some, base, FAMILIES, r)
     return examples
-
-
-def _alone(shots: list[Shot], i: int, base: int, r: Random) -> Example:
-    """All that a frame shows, motion too, from its carrier alone: what was seen before must have flowed into it."""
-    quiz = detail(Watch(shots[i - 1 : i + 1]), r)
-    assert quiz
-    return Example(context=[base + i], quiz=replace(quiz, evidence=(0,) if quiz.evidence else ()))
 
 
 def _over(shots: list[Shot], some: Sequence[int], base: int, families: Sequence[Any], r: Random) -> list[Example]:
@@ -199,8 +192,8 @@ def _over(shots: list[Shot], some: Sequence[int], base: int, families: Sequence[
 
 def _collate(clips: list[list[int]], examples: list[Example], tokenizer: Any) -> Batch:
     texts = [(prompt(tokenizer, e.quiz.text)[1], _answer(tokenizer, e.quiz.answer)) for e in examples]
-    longest = max(len(q) + len(a) for q, a in texts)
-    n, widest = len(examples), max(len(e.context) for e in examples)
+    longest = max((len(q) + len(a) for q, a in texts), default=0)
+    n, widest = len(examples), max((len(e.context) for e in examples), default=0)
     tokens = torch.full((n, longest), tokenizer.pad_token_id)
     answer = torch.zeros(n, longest, dtype=torch.bool)
     context, evidence = torch.zeros(n, widest, dtype=torch.long), torch.zeros(n, widest, dtype=torch.bool)

@@ -19,6 +19,7 @@ from simulator.world import Sighting
 SUBJECTS = tuple([(kind, colour) for kind in MOVERS for colour in COLOURS] + [(kind, "") for kind in THINGS])
 PARTS = (len(SUBJECTS), len(SUBJECTS), len(SUBJECTS), len(MOVERS))  # is it there, where, which way it goes; how many of a kind
 WEIGHTS = (8.0, 2.0, 1.0, 1.0)
+RARE = -3.0  # the logit of any one subject's being there
 WALKING = [2 * len(SUBJECTS) + i for i, (kind, _) in enumerate(SUBJECTS) if kind == "person"]  # cannot be told from one picture
 
 
@@ -50,6 +51,9 @@ class Probe(nn.Module):
         width = layers * kv_heads * head_dim * 2
         self.even = nn.BatchNorm1d(width, affine=False)  # keys have large constant parts, which would drown what varies
         self.read = nn.Linear(width, sum(PARTS))
+        nn.init.zeros_(self.read.weight)
+        nn.init.zeros_(self.read.bias)
+        nn.init.constant_(self.read.bias[: len(SUBJECTS)], RARE)
 
     def forward(self, keys: Tensor, values: Tensor) -> Tensor:
         """Keys and values [layers, clips, kv_heads, frames, dim] to scores [clips, frames, sum(PARTS)]."""

@@ -1,10 +1,11 @@
 """Trains the embedded model's language half on simulated sites, through the code that serves it.
 
-    python -m model.training .cache/footage .cache/train/tower.safetensors model/embedded --captions 10 --questions 60
+    python -m model.training .cache/footage .cache/train/tower.safetensors model/embedded --frames 10 --questions 60
 
-Stage 1 learns to tell a frame from its carrier alone; stage 2 learns to answer over the carriers of clips made by the masked
-pass (arXiv 2503.09387, 3.4), over random subsets of them and over several cameras at once, which is what retrieval gives. The
-vision tower, taught before (`model.pretrain_tower`), stays as it is in both, so its features are computed once.
+Stage 1 ("frames") learns to tell a frame by its carrier alone, to a probe that knows the truth; stage 2 ("questions") learns to
+answer over the carriers of clips made by the masked pass (arXiv 2503.09387, 3.4), over random subsets of them and over several
+cameras at once, which is what retrieval gives. The vision tower, taught before (`model.pretrain_tower`), stays as it is in
+both, so its features are computed once.
 """
 
 import time
@@ -28,6 +29,7 @@ from model.probe import Probe
 
 EVIDENCE_LAYER, EVIDENCE_HEADS = 3, (0, 1)  # these are taught to look at what shows the answer
 EVIDENCE_WEIGHT, PROBE_WEIGHT = 0.7, 0.5
+PROBE_RATE = 0.3  # of the learning rate: the probe's many inputs move together
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
 
@@ -46,16 +48,16 @@ def untrained(tower: Path, seed: int = 0) -> Backbone:
 class Losses:
     """What one batch teaches, and how well it went."""
 
+    probe: Tensor
+    told: list[float]  # see Probe.right
     words: Tensor
     evidence: Tensor
-    probe: Tensor
     right: Tensor  # [n] bool, answers right word for word
-    told: list[float]  # see Probe.right
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.words + EVIDENCE_WEIGHT * self.evidence + PROBE_WEIGHT * self.probe
+        return PROBE_WEIGHT * self.probe + self.words + EVIDENCE_WEIGHT * self.evidence
 
 
 def carriers(backbone: Backbone, library: Library, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -65,9 +67,15 @@ def carriers(backbone: Backbone, library: Library, batch: Batch) -> tuple[Tensor
 
 
 def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch) -> Losses:
-    """One batch: its clips to carriers, its questions over them."""
+    """One batch: its clips to carriers, its questions, if it has any, over them."""
     keys, values = carriers(backbone, library, batch)
     scores, truth = probe(keys, values), library.told(batch)
+    words, evidence, right = answers(backbone, keys, values, batch) if batch.families else (torch.zeros(()), torch.zeros(()), torch.ones(0))
+    return Losses(probe=Probe.loss(scores, truth), told=Probe.right(scores, truth), words=words, evidence=evidence, right=right)
+
+
+def answers(backbone: Backbone, keys: Tensor, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of the words, loss of the evidence, and which answers [n] are right word for word."""
     past = _chosen(keys, values, batch)
     length = batch.tokens.shape[1] - 1
     positions = next_position(backbone, past.counts)[:, None] + torch.arange(length)
@@ -77,13 +85,8 @@ def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch) -> 
     asked = target >= 0
     logits = backbone.logits(out.last_hidden_state[asked])
     wrong = torch.zeros_like(asked).masked_scatter(asked, logits.argmax(-1) != target[asked])
-    return Losses(
-        words=_each_alike(nn.functional.cross_entropy(logits, target[asked], reduction="none"), asked),
-        evidence=evidence_loss(backbone, out.attentions, batch),
-        probe=Probe.loss(scores, truth),
-        right=~wrong.any(1),
-        told=Probe.right(scores, truth),
-    )
+    words = _each_alike(nn.functional.cross_entropy(logits, target[asked], reduction="none"), asked)
+    return words, evidence_loss(backbone, out.attentions, batch), ~wrong.any(1)
 
 
 def _each_alike(loss: Tensor, asked: Tensor) -> Tensor:
@@ -125,15 +128,17 @@ def batches(library: Library, stage: str, tokenizer: object, seed: str) -> Itera
 def train(backbone: Backbone, library: Library, stage: str, minutes: float, rate: float, out: Path) -> None:
     """Train one stage for a given time, showing progress and saving as it goes."""
     probe = Probe(backbone.spec.layers, backbone.spec.kv_heads, backbone.head_dim)
-    weights = [*(p for p in backbone.net.parameters() if p.requires_grad), *probe.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+    weights = [p for p in backbone.net.parameters() if p.requires_grad]
+    groups = [{"params": weights, "share": 1.0}, {"params": [*probe.parameters()], "share": PROBE_RATE}]
+    optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     start, shown = time.monotonic(), time.monotonic()
     tally: dict[str, list[float]] = {}
     for step, batch in enumerate(batches(library, stage, backbone.tokenizer, f"{stage} {start}")):
         done = (time.monotonic() - start) / (60 * minutes)
         if done >= 1:
             break
-        optimiser.param_groups[0]["lr"] = rate * schedule(done, step)
+        for group in optimiser.param_groups:
+            group["lr"] = group["share"] * rate * schedule(done, step)
         lost = losses(backbone, probe, library, batch)
         optimiser.zero_grad()
         lost.total.backward()
@@ -163,7 +168,7 @@ def save(backbone: Backbone, out: Path) -> None:
 
 
 def main(
-    footage: Path, tower: Path, out: Path, captions: float = 10, questions: float = 60, rate: float = 1.2e-3, resume: Path | None = None
+    footage: Path, tower: Path, out: Path, frames: float = 10, questions: float = 60, rate: float = 1.2e-3, resume: Path | None = None
 ) -> None:
     """Train both stages for the given minutes; `--resume` starts from a saved model's language half instead of a fresh one."""
     backbone = untrained(tower)
@@ -171,8 +176,8 @@ def main(
         saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
         backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
     library = Library(footage, backbone)
-    if captions:
-        train(backbone, library, "captions", captions, 2e-3, out)
+    if frames:
+        train(backbone, library, "frames", frames, 1.5e-3, out)
     train(backbone, library, "questions", questions, rate, out)
 
 
