@@ -13,5 +13,6 @@ def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def normalise(squashed: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale uint8 [n, 3, height, width] to the tower's range; `mean` and `std` are per channel."""
-    return ((squashed.to(dtype) / 255) - mean.to(dtype)[:, None, None]) / std.to(dtype)[:, None, None]
+    """Scale uint8 [n, 3, height, width] to the tower's range, in at least float32; `mean` and `std` are per channel."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return (((squashed.to(wide) / 255) - mean.to(wide)[:, None, None]) / std.to(wide)[:, None, None]).to(dtype)

@@ -25,17 +25,17 @@ class ForeignCarrier(LongwatchError):
     """A carrier made by another model, which this one cannot read."""
 
 
+class ContextTooShort(LongwatchError):
+    """More carriers at a time than the backbone has positions for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decoded:
-    """An answer in the model's words, its probability, and the attention [carriers] it paid to each carrier (sums to <= 1)."""
+    """An answer in the model's words, its probability, and the attention it paid to each carrier or whole frame (sums to <= 1)."""
 
     text: str
     probability: float
     attention: NDArray[np.float64]
-
-
-class ContextTooShort(LongwatchError):
-    """More carriers at a time than the backbone has positions for."""
 
 
 class VideoScan:

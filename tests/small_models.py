@@ -160,6 +160,8 @@ def network(shape: Shape, dtype: torch.dtype) -> Any:
     net = AutoModelForImageTextToText.from_config(config(shape)).to(dtype).eval().requires_grad_(False)
     for weights in net.parameters():  # fresh weights hardly tell one frame from another
         weights += 0.1 * torch.randn_like(weights)
+    if not shape.tied:
+        net.get_input_embeddings().weight *= 10  # so that the next word depends on the last
     return net
 
 

@@ -87,7 +87,7 @@ def inputs(b: Backbone, film: list[Frame], question: str) -> dict[str, Any]:
 @EVERY_KIND
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_words_over_whole_frames_are_those_of_generate(tmp_path: Path, kind: str, dtype: torch.dtype, count: int) -> None:
-    shape = Shape(kind=kind, layers=3, head_dim=16, grid=5, tied=False, seed=count)
+    shape = Shape(kind=kind, layers=3, head_dim=16, grid=5, tied=False, seed=3)
     save(backbone(shape, F32), tmp_path)
     b = Backbone.load(tmp_path, dtype=dtype)
     film = frames(count, size=b.family.size, apart_ms=1000 * PACE_S)

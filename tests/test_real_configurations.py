@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from real_configurations import configurations
-from small_models import KINDS, TOKENIZERS
+from small_models import LLAVA, PAD, TOKENIZERS, VIDEO
 from transformers import AutoModelForImageTextToText
 
 from model.backbone import Backbone
@@ -16,9 +16,11 @@ from model.videoscan import VideoScan
 def real(name: str, config: Any = None) -> Backbone:
     """With a tokenizer of the tests' own, since none is fetched: prompts differ, and so do fingerprints from the real ones."""
     config = config or configurations()[name]
+    words = TOKENIZERS[config.model_type, "look: "]
+    config.video_token_id = words.convert_tokens_to_ids(VIDEO if config.model_type == LLAVA else PAD)
     with torch.device("meta"):
         net = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    return Backbone(net, TOKENIZERS[config.model_type, "look: "])
+    return Backbone(net, words)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_shapes_and_sizes(name: str, billions: float, tokens: int, length: int, 
     assert len(scan.fingerprint) == 16
     assert int(carrier_positions(b, torch.tensor(127))) == int(next_position(b, torch.tensor(128))) - 1 == len(b.prefix) + 128 * length - 1
     pixels = torch.empty(2, 3, *b.family.size, dtype=torch.bfloat16, device="meta")
-    if b.net.config.model_type == KINDS[0]:  # the others' towers need the numbers of their grids
+    if b.net.config.model_type == LLAVA:  # the others' towers need the numbers of their grids
         assert b.project(b.look(pixels)).shape == (2, tokens, b.hidden)
     same = real(name)
     assert same.spec == b.spec

@@ -17,7 +17,7 @@ class LlavaOnevision:
     def __init__(self, net: Any, habits: Habits) -> None:
         self.net = net
         vision = net.config.vision_config
-        pooled = int(-(-(vision.image_size // vision.patch_size) // 2))
+        pooled = -(-int(vision.image_size // vision.patch_size) // 2)
         self.grid = (pooled, pooled)
         self.size = (vision.image_size, vision.image_size)
 
