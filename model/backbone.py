@@ -13,7 +13,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoTokenizer, DynamicCache, LlavaOnevisionForConditionalGeneration
+from transformers import AutoTokenizer, Cache, LlavaOnevisionForConditionalGeneration
 from transformers.image_processing_utils import BaseImageProcessor
 
 from model.images import normalise, resize
@@ -187,21 +187,26 @@ class Backbone:
         embeddings: Tensor = self.net.get_input_embeddings()(tokens)
         return embeddings
 
-    def run(self, embeddings: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor, *, attentions: bool = False) -> Any:
+    def run(self, embeddings: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None, *, attentions: bool = False) -> Any:
         """One pass of the language model.
 
         embeddings [batch, tokens, hidden], positions [batch, tokens], mask [batch, tokens, cached + tokens] true where
-        attention is allowed. Returns transformers' output; `cache` grows by the new keys and values.
+        attention is allowed; none only where the attention knows what that means (`model.fast`). Returns transformers'
+        output; `cache` grows by the new keys and values.
         """
-        bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        bias = None if mask is None else self._bias(mask)
         return self.net.model.language_model(
             inputs_embeds=embeddings,
             position_ids=positions,
             past_key_values=cache,
-            attention_mask=bias[:, None],
+            attention_mask=bias,
             use_cache=True,
             output_attentions=attentions,
         )
+
+    def _bias(self, mask: Tensor) -> Tensor:
+        bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        return bias[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the vocabulary."""
