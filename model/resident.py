@@ -41,8 +41,9 @@ class Memories:
         self._ranks = torch.arange(limit, device=device)
 
     def ranks(self, slots: Tensor) -> Tensor:
-        """The rank of each row [slots, limit]."""
-        return self.order[slots].argsort(1)
+        """The rank of each row [n, limit] of `slots` [n]."""
+        order: Tensor = self.order[slots]
+        return torch.empty_like(order).scatter_(1, order, self._ranks.expand_as(order))
 
     def add(self, slots: Tensor, embeddings: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Append one carrier to each of `slots` [n], all different. Returns the ranks [n] of those that had to go, -1 for none.
@@ -51,7 +52,9 @@ class Memories:
         """
         counts, order = self.counts[slots], self.order[slots]
         last = (counts - 1).clamp(min=0)[:, None]
-        likeness = self._set(self.likeness[slots], last, self._alike(slots, order.gather(1, last), embeddings[:, None]), counts[:, None] > 0)
+        likeness = self._set(
+            self.likeness[slots], last, self._alike(slots, order.gather(1, last), embeddings[:, None]), counts[:, None] > 0
+        )
         full = counts == self.limit
         goes = torch.where(full, likeness.argmax(1), self.limit)
         row = torch.where(full, order.gather(1, goes.clamp(max=self.limit - 1)[:, None])[:, 0], counts)
