@@ -99,7 +99,8 @@ class Memories:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     x, y = a.double(), b.double()
-    return (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1) + 1e-12)
+    lengths: Tensor = x.norm(dim=-1) * y.norm(dim=-1)
+    return (x * y).sum(-1) / (lengths + 1e-12)
 
 
 class _Past(DynamicLayer):  # type: ignore[misc]  # transformers is not typed

@@ -1,6 +1,7 @@
 """Memories that live on the device against the plain ones: the same carriers and the same evictions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_carriers_and_evictions_are_those_of_the_plain_memory(shape: Shape, live
         fuse_attention(b)
     assert sees_past_unmasked(b) == fused
     side_by_side(b, live, rounds)
+
+
+def test_full_memories_need_no_mask() -> None:
+    """Three layers: what a frame's tokens see in the first reaches the carrier's keys in the third."""
+    b = backbone(replace(ONE, layers=3))
+    fuse_attention(b)
+    side_by_side(b, 2, [[0, 2]] * 5)
 
 
 @pytest.mark.parametrize("graphs", [False, True])
