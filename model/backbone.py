@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Cache
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
@@ -166,25 +166,30 @@ class Backbone:
         embeddings: Tensor = self.net.get_input_embeddings()(tokens)
         return embeddings
 
-    def run(self, embeddings: Tensor, positions: Tensor, cache: DynamicCache, mask: Tensor, *, attentions: bool = False) -> Any:
+    def run(self, embeddings: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None, *, attentions: bool = False) -> Any:
         """One pass of the language model.
 
-        embeddings [batch, tokens, hidden or width], mask [batch, tokens, cached + tokens] true where attention is allowed.
-        Returns transformers' output; `cache` grows by the new keys and values.
+        embeddings [batch, tokens, hidden or width], mask [batch, tokens, cached + tokens] true where attention is allowed;
+        none only where the attention knows what that means (`model.fast`). Returns transformers' output; `cache` grows by the
+        new keys and values.
         """
-        bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(self.dtype).min)
         inputs, *deep = embeddings.split(self.hidden, dim=-1)
         everywhere = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         added = {"visual_pos_masks": everywhere, "deepstack_visual_embeds": [each.flatten(0, 1) for each in deep]} if deep else {}
+        bias = None if mask is None else self._bias(mask)
         return self.net.model.language_model(
             inputs_embeds=inputs,
             position_ids=positions,
             past_key_values=cache,
-            attention_mask=bias[:, None],
+            attention_mask=bias,
             use_cache=True,
             output_attentions=attentions,
             **added,
         )
+
+    def _bias(self, mask: Tensor) -> Tensor:
+        bias = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(self.dtype).min)
+        return bias[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the vocabulary."""
