@@ -14,7 +14,7 @@ from actors import doctor
 from actors.doctor import Finding, diagnose, is_well, render
 from pipeline.config import Config
 from storage.redis_server import PrivateRedis
-from storage.store import connect
+from storage.connect import connect
 
 
 @pytest.fixture

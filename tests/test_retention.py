@@ -1,0 +1,124 @@
+"""How the memory stays within its time and its bytes, and what a reader sees of that."""
+
+from typing import Any
+
+import pytest
+from carriers import FINGERPRINT, carrier, eventually, key, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core import Gap, TimeRange
+from storage import keys
+from storage.codec import encode
+from storage.shelf import CHUNK, Shelf
+from storage.store import CarrierStore
+
+pytestmark = pytest.mark.redis
+
+SIZE = len(encode(carrier(1000)))
+
+
+class Values:
+    """Stands for a Redis where some values are left; counts the round trips."""
+
+    def __init__(self, kept: set[str]) -> None:
+        self.kept, self.trips, self.asked = kept, 0, []
+
+    def pipeline(self, transaction: bool) -> "Values":
+        self.trips += 1
+        self.asked = []
+        return self
+
+    def __enter__(self) -> "Values":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute_command(self, command: str, name: str) -> None:
+        self.asked.append(name)
+
+    def execute(self, raise_on_error: bool) -> list[int]:
+        return [int(name in self.kept) for name in self.asked]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_the_first_that_is_left_is_found_in_a_few_round_trips(count: int, gone: int) -> None:
+    gone = min(gone, count)
+    values = Values({str(at_ms) for at_ms in range(gone, count)})
+    assert Shelf("ix", str).first_kept(values, range(count)) == gone
+    assert values.trips <= (1 if gone == 0 else 5)
+
+
+def test_a_reader_passes_over_what_has_expired_and_changes_nothing(store: CarrierStore, raw: Any) -> None:
+    times = list(range(1000, 1200))
+    store.put([write(at_ms) for at_ms in times])
+    raw.unlink(*[keys.carrier(key(at_ms), FINGERPRINT) for at_ms in times[:-2]])
+    assert store.times("dock") == [1198, 1199]
+    assert store.times("dock", TimeRange(start_ms=0, end_ms=1100)) == []
+    assert raw.zcard(keys.index("dock", FINGERPRINT)) == 200
+
+
+def test_what_has_expired_leaves_the_indexes(store: CarrierStore, raw: Any) -> None:
+    times = list(range(1000, 1000 + 2 * CHUNK))
+    store.put([write(at_ms) for at_ms in times])
+    raw.unlink(*[keys.carrier(key(at_ms), FINGERPRINT) for at_ms in times[:-2]])
+    raw.unlink(*[keys.picture("dock", at_ms) for at_ms in times[:-1]])
+    store.tidy("dock")
+    assert store.span("dock") == TimeRange(start_ms=times[-2], end_ms=times[-1])
+    assert (raw.zcard(keys.index("dock", FINGERPRINT)), raw.zcard(keys.pictures("dock"))) == (2, 1)
+    raw.unlink(*raw.keys("lw:{dock}:kv:*"))
+    store.tidy("dock")
+    assert not raw.exists(keys.index("dock", FINGERPRINT)) and store.span("dock") is None
+
+
+def test_pictures_go_by_their_own_shorter_clock(redis_url: str) -> None:
+    store = CarrierStore(redis_url, FINGERPRINT, ttl_s=100, picture_ttl_s=0.05)
+    store.put([write(1000)])
+    eventually(lambda: store.picture("dock", 1000) is None)
+    store.tidy("dock")
+    assert store.kept("dock").pictures == 0 and store.times("dock") == [1000]
+    store.close()
+
+
+def test_a_camera_keeps_to_its_bytes_by_its_oldest_and_others_do_not_pay_for_it(redis_url: str, raw: Any) -> None:
+    store = CarrierStore(redis_url, FINGERPRINT, keep_bytes=2 * 100 * SIZE)
+    store.put([write(at_ms) for at_ms in range(1000, 3000)] + [write(at_ms, "gate") for at_ms in range(50)])
+    for camera_id in ("dock", "gate"):
+        store.tidy(camera_id)
+    left = store.times("dock")
+    assert left == list(range(3000 - len(left), 3000)) and 95 <= len(left) <= 100  # estimated from a sample
+    assert len(raw.keys("lw:{dock}:kv:*")) == len(left)
+    assert store.kept("dock").pictures == 2000  # small: within their half
+    assert len(store.times("gate")) == 50
+    assert all(store.get([key(at_ms) for at_ms in left]))
+    store.close()
+
+
+def test_without_a_limit_nothing_is_dropped(store: CarrierStore) -> None:
+    store.put([write(at_ms) for at_ms in range(100)])
+    store.tidy("dock")
+    assert len(store.times("dock")) == 100
+
+
+def test_what_is_kept_is_told_in_numbers(store: CarrierStore) -> None:
+    gap = Gap(camera_id="dock", span=TimeRange(start_ms=1, end_ms=2), reason="why")
+    assert store.kept("dock").span is None and store.kept("dock").carrier_bytes == 0
+    store.put([write(at_ms) for at_ms in range(1000, 1300)])
+    store.note_loss(gap)
+    store.note_loss(gap)
+    kept = store.kept("dock")
+    assert (kept.carriers, kept.pictures, kept.gaps) == (300, 300, (gap,))
+    assert kept.span == TimeRange(start_ms=1000, end_ms=1299)
+    assert abs(kept.carrier_bytes - 300 * SIZE) < 300 and kept.picture_bytes == 300 * len(b"\xff\xd8 1000")
+
+
+def test_losses_are_found_by_time_and_what_is_odd_is_left_out(store: CarrierStore, raw: Any) -> None:
+    spans = [TimeRange(start_ms=start, end_ms=start + 10) for start in (0, 100, 200)]
+    for span in spans:
+        store.note_loss(Gap(camera_id="dock", span=span, reason="why"))
+    raw.zadd(keys.lost("dock"), {"{": 300, "[1]": 300, '["a", 1, ""]': 300, "3": 300})
+    assert [gap.span for gap in store.losses("dock")] == spans
+    assert [gap.span for gap in store.losses("dock", TimeRange(start_ms=110, end_ms=199))] == spans[1:2]
+    assert store.losses("gate") == []
