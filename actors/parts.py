@@ -15,10 +15,13 @@ class Settings:
     """What an actor is told when it is made."""
 
     redis_url: str = field(repr=False)  # may hold a password
+    registry_url: str = field(repr=False)
     model: str  # a Hugging Face name, a folder, or "embedded"
     live: int | None = None  # carriers in a camera's live memory; None: the model's own number
     keep_s: float = 14 * 86_400.0
     keep_pictures_s: float = 3 * 86_400.0
+    keep_bytes: int | None = None  # of one camera
+    cache_bytes: int = 0  # of carriers, in a process that decodes
     threads: int = 1  # of torch, on a CPU
 
     @classmethod
@@ -27,10 +30,13 @@ class Settings:
         memory = config.memory
         return cls(
             redis_url=redis_url,
+            registry_url=config.registry_redis or redis_url,
             model=config.model,
             live=memory.carriers,
             keep_s=memory.keep_hours * 3600,
             keep_pictures_s=memory.keep_pictures_hours * 3600,
+            keep_bytes=None if memory.keep_gb_per_camera is None else int(memory.keep_gb_per_camera * 1e9),
+            cache_bytes=memory.cache_mb * 1_000_000,
         )
 
 
@@ -52,6 +58,13 @@ def load_model(settings: Settings) -> "VideoScan":
     return VideoScan(backbone, live=settings.live)
 
 
-def open_store(settings: Settings, fingerprint: str) -> CarrierStore:
+def open_store(settings: Settings, fingerprint: str, *, cache_bytes: int = 0) -> CarrierStore:
     """The long-term memory of one model's carriers."""
-    return CarrierStore(settings.redis_url, fingerprint, ttl_s=settings.keep_s, picture_ttl_s=settings.keep_pictures_s)
+    return CarrierStore(
+        settings.redis_url,
+        fingerprint,
+        ttl_s=settings.keep_s,
+        picture_ttl_s=settings.keep_pictures_s,
+        keep_bytes=settings.keep_bytes,
+        cache_bytes=cache_bytes,
+    )

@@ -137,9 +137,7 @@ def spread(times: dict[str, list[int]], budget: int) -> list[CarrierKey]:
     return sorted({*newest, *(rest[i] for i in chosen)}, key=lambda k: (k.at_ms, k.camera_id))
 
 
-def gaps(
-    times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()
-) -> tuple[Gap, ...]:
+def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()) -> tuple[Gap, ...]:
     """Times asked about of which a camera has nothing, longest first; what is yet to come is none. No time asked about means until now.
 
     A loss that lies in such a hole is its reason; any other is a gap of its own.
@@ -158,9 +156,7 @@ def gaps(
             within = [loss for loss in losses if loss.camera_id == camera and a <= loss.span.start_ms and loss.span.end_ms <= b]
             explained.update(within)
             found.append(Gap(camera_id=camera, span=span, reason="; ".join([reason, *(loss.reason for loss in within)])))
-    found += [
-        replace(loss, reason=f"{loss.reason}, {loss.camera_id}{_span_words(loss.span)}") for loss in losses if loss not in explained
-    ]
+    found += [replace(loss, reason=f"{loss.reason}, {loss.camera_id}{_span_words(loss.span)}") for loss in losses if loss not in explained]
     return tuple(sorted(found, key=lambda g: g.span.start_ms - g.span.end_ms)[:GAPS])
 
 

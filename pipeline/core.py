@@ -222,6 +222,10 @@ class UnknownCamera(LongwatchError):
     """A camera that is not, and was not, watched."""
 
 
+class BadSpan(LongwatchError):
+    """A span of time that cannot be meant."""
+
+
 class NoMemory(LongwatchError):
     """Nothing is remembered of the cameras and the time asked about."""
 

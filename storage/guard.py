@@ -4,8 +4,6 @@ import secrets
 import time
 from typing import Any
 
-from redis.client import Pipeline
-
 from pipeline.core import Claim, Superseded, TimeRange
 from storage import keys
 
@@ -32,7 +30,7 @@ def claim(client: Any, camera_id: str, last: Claim | None, ttl_ms: int) -> Claim
     return ours
 
 
-def admit(pipe: "Pipeline[Any]", camera_id: str, ours: Claim | None) -> TimeRange | None:
+def admit(pipe: Any, camera_id: str, ours: Claim | None) -> TimeRange | None:
     """Watches the guard, so that the transaction fails if it changes, and gives the span that was deleted last, if any.
 
     Raises Superseded when a newer prefiller has the camera, or when something was deleted since the claim: what was under way rests
@@ -47,7 +45,7 @@ def admit(pipe: "Pipeline[Any]", camera_id: str, ours: Claim | None) -> TimeRang
     return TimeRange(start_ms=int(deleted_from), end_ms=int(deleted_to)) if deleted_to else None
 
 
-def renew(pipe: "Pipeline[Any]", camera_id: str, ours: Claim, ttl_ms: int) -> None:
+def renew(pipe: Any, camera_id: str, ours: Claim, ttl_ms: int) -> None:
     """Queues the guard as the claim has it."""
     pipe.hset(keys.guard(camera_id), mapping={"epoch": ours.epoch, "generation": ours.generation})
     pipe.pexpire(keys.guard(camera_id), ttl_ms)

@@ -27,9 +27,7 @@ def carrier(at_ms: int, camera_id: str = "dock", fingerprint: str = FINGERPRINT)
 def write(
     at_ms: int, camera_id: str = "dock", live: tuple[int, ...] = (), fingerprint: str = FINGERPRINT, claim: Claim | None = None
 ) -> CarrierWrite:
-    return CarrierWrite(
-        carrier=carrier(at_ms, camera_id, fingerprint), picture=b"\xff\xd8 %d" % at_ms, live=live or (at_ms,), claim=claim
-    )
+    return CarrierWrite(carrier=carrier(at_ms, camera_id, fingerprint), picture=b"\xff\xd8 %d" % at_ms, live=live or (at_ms,), claim=claim)
 
 
 def key(at_ms: int, camera_id: str = "dock") -> CarrierKey:

@@ -288,7 +288,9 @@ def test_what_is_yet_to_come_is_no_gap() -> None:
 
 
 def test_what_was_lost_is_the_reason_of_its_hole_or_a_gap_of_its_own() -> None:
-    lost = [Gap(camera_id=c, span=between(a, b), reason=f"{c} {a} lost") for c, a, b in (("gate", 20, 30), ("gate", 3, 4), ("yard", 20, 30))]
+    lost = [
+        Gap(camera_id=c, span=between(a, b), reason=f"{c} {a} lost") for c, a, b in (("gate", 20, 30), ("gate", 3, 4), ("yard", 20, 30))
+    ]
     memory = Memory({"gate": [0, 2, 4, 40, 45], "yard": list(range(46))}, lost=lost)
     found = answerer(Decoder(), memory, now_s=45).answer(Question(text="?")).gaps
     assert [(g.camera_id, g.span) for g in found] == [("gate", between(4, 40)), ("yard", between(20, 30)), ("gate", between(3, 4))]

@@ -130,7 +130,9 @@ def test_a_newer_claim_between_the_check_and_the_write_undoes_the_write(
         store.put([write(1000, claim=ours)])
 
 
-def test_a_server_that_restarted_empty_keeps_the_order_of_claims(store: CarrierStore, other: CarrierStore, raw: Any, redis_url: str) -> None:
+def test_a_server_that_restarted_empty_keeps_the_order_of_claims(
+    store: CarrierStore, other: CarrierStore, raw: Any, redis_url: str
+) -> None:
     zombie, newer = store.claim("dock"), other.claim("dock")
     raw.flushall()
     store.put([write(1000, claim=zombie)])  # nobody is there to refuse it

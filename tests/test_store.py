@@ -8,7 +8,6 @@ from typing import Any
 
 import msgpack
 import pytest
-import redis
 from carriers import FINGERPRINT, assert_same, carrier, dump, eventually, key, write
 
 from pipeline.core import BadCamera, Carrier, CarrierWrite, StoreUnavailable, TimeRange
