@@ -9,7 +9,6 @@ from storage import keys
 
 CHUNK = 1024  # index entries at a time
 SAMPLE = 64  # values that stand for all of a shelf
-WAYS = 32  # questions a round trip, in search of the oldest value that is still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,30 +18,37 @@ class Shelf:
     index: str
     name: Callable[[int], str]  # of the value of a time
 
-    def first_kept(self, client: Any, times: Sequence[int]) -> int:
-        """How many of the ascending times come before the first whose value is still there. One question when none does."""
-        low, high, probes = 0, len(times), [0]
-        while low < high:
-            there = self._ask(client, "exists", [times[probe] for probe in probes])
-            found = next((place for place, answer in enumerate(there) if answer), None)
-            if found is None:
-                low = probes[-1] + 1
-            else:
-                low, high = probes[found - 1] + 1 if found else low, probes[found]
-            probes = sorted({low + (high - low) * way // WAYS for way in range(WAYS)})
-        return low
+    def gone(self, client: Any, times: Sequence[int]) -> list[int]:
+        """Those of the ascending times whose values are gone, until a chunk of which none is: nothing newer goes before them all.
 
-    def trim(self, client: Any) -> int:
-        """Drops the oldest entries whose values are gone, and says how many."""
-        gone = 0
-        while oldest := self._oldest(client, CHUNK):
-            dropped = self.first_kept(client, oldest)
-            if dropped:
-                client.zrem(self.index, *oldest[:dropped])
-            gone += dropped
-            if dropped < len(oldest):
+        An eviction is not strictly in order, so every one is asked about.
+        """
+        found: list[int] = []
+        for start in range(0, len(times), CHUNK):
+            chunk = times[start : start + CHUNK]
+            there = self._ask(client, "exists", chunk)
+            missing = [at_ms for at_ms, answer in zip(chunk, there, strict=True) if not answer]
+            if not missing:
                 break
-        return gone
+            found += missing
+        return found
+
+    def kept(self, client: Any, times: Sequence[int]) -> list[int]:
+        """The ascending times without those that are gone. One question when the oldest is there, which is usual."""
+        if not times or self._ask(client, "exists", times[:1])[0]:
+            return list(times)
+        gone = set(self.gone(client, times))
+        return [at_ms for at_ms in times if at_ms not in gone]
+
+    def trim(self, client: Any) -> None:
+        """Drops the entries whose values are gone."""
+        rank = 0
+        while chunk := [int(member) for member in client.zrange(self.index, rank, rank + CHUNK - 1)]:
+            gone = self.gone(client, chunk)
+            if not gone:
+                return
+            client.zrem(self.index, *gone)
+            rank += len(chunk) - len(gone)
 
     def held(self, client: Any) -> tuple[int, int]:
         """How many values, and about how many bytes: a counter would drift with every retry and eviction, a sample does not."""

@@ -87,12 +87,11 @@ class CarrierStore:
             pipe.execute()
 
     def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
-        """When the camera's carriers were captured (at_ms), ascending; without those at the beginning that are gone."""
+        """When the camera's carriers were captured (at_ms), ascending; without the oldest that are gone."""
         start, end = (when.start_ms, when.end_ms) if when else ("-inf", "+inf")
         carriers = shelf.carriers(camera_id, self._fingerprint)
         with reaching():
-            times = [int(member) for member in self._client.zrangebyscore(carriers.index, start, end)]
-            return times[carriers.first_kept(self._client, times) :]
+            return carriers.kept(self._client, [int(member) for member in self._client.zrangebyscore(carriers.index, start, end)])
 
     def newest(self, camera_id: str) -> int | None:
         """When the camera's newest carrier was captured."""

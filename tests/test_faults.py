@@ -75,7 +75,7 @@ class Plane:
 
 
 def fault(name: str) -> Callable[[Servers], AbstractContextManager[None]]:
-    return lambda servers: getattr(servers, name)()  # type: ignore[no-any-return]
+    return lambda servers: getattr(servers, name)()
 
 
 @pytest.mark.parametrize("name", ["frozen", "killed", "full", "read_only"])

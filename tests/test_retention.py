@@ -4,51 +4,16 @@ from typing import Any
 
 import pytest
 from carriers import FINGERPRINT, carrier, eventually, key, write
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.core import Gap, TimeRange
 from storage import keys
 from storage.codec import encode
-from storage.shelf import CHUNK, Shelf
+from storage.shelf import CHUNK
 from storage.store import CarrierStore
 
 pytestmark = pytest.mark.redis
 
 SIZE = len(encode(carrier(1000)))
-
-
-class Values:
-    """Stands for a Redis where some values are left; counts the round trips."""
-
-    def __init__(self, kept: set[str]) -> None:
-        self.kept, self.trips, self.asked = kept, 0, []
-
-    def pipeline(self, transaction: bool) -> "Values":
-        self.trips += 1
-        self.asked = []
-        return self
-
-    def __enter__(self) -> "Values":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def execute_command(self, command: str, name: str) -> None:
-        self.asked.append(name)
-
-    def execute(self, raise_on_error: bool) -> list[int]:
-        return [int(name in self.kept) for name in self.asked]
-
-
-@settings(deadline=None)
-@given(st.integers(0, 3000), st.integers(0, 3000))
-def test_the_first_that_is_left_is_found_in_a_few_round_trips(count: int, gone: int) -> None:
-    gone = min(gone, count)
-    values = Values({str(at_ms) for at_ms in range(gone, count)})
-    assert Shelf("ix", str).first_kept(values, range(count)) == gone
-    assert values.trips <= (1 if gone == 0 else 5)
 
 
 def test_a_reader_passes_over_what_has_expired_and_changes_nothing(store: CarrierStore, raw: Any) -> None:
@@ -71,6 +36,17 @@ def test_what_has_expired_leaves_the_indexes(store: CarrierStore, raw: Any) -> N
     raw.unlink(*raw.keys("lw:{dock}:kv:*"))
     store.tidy("dock")
     assert not raw.exists(keys.index("dock", FINGERPRINT)) and store.span("dock") is None
+
+
+def test_an_eviction_that_left_gaps_drops_just_what_is_gone(store: CarrierStore, raw: Any) -> None:
+    times = list(range(1000, 1000 + 3 * CHUNK))
+    store.put([write(at_ms) for at_ms in times])
+    gone = set(times[: 2 * CHUNK : 3])
+    raw.unlink(*[keys.carrier(key(at_ms), FINGERPRINT) for at_ms in gone])
+    left = [at_ms for at_ms in times if at_ms not in gone]
+    assert store.times("dock") == left
+    store.tidy("dock")
+    assert [int(member) for member in raw.zrange(keys.index("dock", FINGERPRINT), 0, -1)] == left
 
 
 def test_pictures_go_by_their_own_shorter_clock(redis_url: str) -> None:
