@@ -39,7 +39,7 @@ def pictures(camera_id: str) -> str:
 
 
 def lost(camera_id: str) -> str:
-    """Sorted set of JSON [start_ms, end_ms, reason], score end_ms: what was seen and could not be kept."""
+    """Sorted set of JSON [start_ms, end_ms, reason], score start_ms: what was seen and could not be kept."""
     return f"{_of(camera_id)}lost"
 
 

@@ -19,9 +19,9 @@ class Shelf:
     name: Callable[[int], str]  # of the value of a time
 
     def gone(self, client: Any, times: Sequence[int]) -> list[int]:
-        """Those of the ascending times whose values are gone, until a chunk of which none is: nothing newer goes before them all.
+        """Those of the ascending times whose values are gone, until a chunk of which none is.
 
-        An eviction is not strictly in order, so every one is asked about.
+        Every one is asked about, since an eviction goes only roughly by age.
         """
         found: list[int] = []
         for start in range(0, len(times), CHUNK):

@@ -94,6 +94,8 @@ def test_losses_are_found_by_time_and_what_is_odd_is_left_out(store: CarrierStor
     spans = [TimeRange(start_ms=start, end_ms=start + 10) for start in (0, 100, 200)]
     for span in spans:
         store.note_loss(Gap(camera_id="dock", span=span, reason="why"))
+    store.note_loss(Gap(camera_id="dock", span=TimeRange(start_ms=100, end_ms=105), reason="not yet all"))
+    store.note_loss(Gap(camera_id="dock", span=spans[1], reason="why"))
     raw.zadd(keys.lost("dock"), {"{": 300, "[1]": 300, '["a", 1, ""]': 300, "3": 300})
     assert [gap.span for gap in store.losses("dock")] == spans
     assert [gap.span for gap in store.losses("dock", TimeRange(start_ms=110, end_ms=199))] == spans[1:2]

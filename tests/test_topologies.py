@@ -198,6 +198,7 @@ MEMORY_READS = {
     "ping": lambda s, r: s.ping(),
 }
 MEMORY_WRITES = {
+    "put": lambda s, r: s.put([write(9001, "gate")]),
     "claim and put": lambda s, r: s.put([write(9000, "gate", claim=s.claim("gate"))]),
     "loss": lambda s, r: s.note_loss(Gap(camera_id="gate", span=SPAN, reason="why")),
     "tidy": lambda s, r: s.tidy("gate"),
