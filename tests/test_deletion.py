@@ -144,6 +144,8 @@ def test_a_server_that_restarted_empty_keeps_the_order_of_claims(
     third.put([write(4000, claim=third.claim("dock"))])
     with pytest.raises(Superseded):
         other.put([write(5000, claim=newer)])
+    with pytest.raises(Superseded, match="another prefiller"):
+        other.claim("dock")
     third.close()
 
 
