@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -115,6 +115,3 @@ class Servers:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
             yield
             client.execute_command("REPLICAOF", "NO", "ONE")
-
-
-Fault = Callable[[Servers], object]
