@@ -25,7 +25,7 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
                 raise (error.cause if isinstance(error.cause, LongwatchError) else error) from None
             return answer
 
-        return create_app(Registry(settings.redis_url), open_store(settings, fingerprint), ask, token=token)
+        return create_app(Registry(settings.registry_url), open_store(settings, fingerprint), ask, token=token)
 
     options = {"num_cpus": 0.1}
     return serve.deployment(serve.ingress(app)(), name="api", ray_actor_options=options, max_ongoing_requests=100).bind()

@@ -78,7 +78,7 @@ class Longwatch:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _leave)  # Ray's own handler would end us without ending what we started
         planes: dict[str, Callable[[], Any]] = {
-            "ingest": lambda: _actor("ingest", IngestActor, self.redis_url),
+            "ingest": lambda: _actor("ingest", IngestActor, settings.registry_url),
             "prefill": lambda: _actor("prefill", PrefillActor, settings, take_from_ingest, gpus=_gpu_share()),
             "decode": lambda: self._decode(settings),
         }
@@ -86,7 +86,7 @@ class Longwatch:
         for role, start in planes.items():
             if self._roles & {"all", role}:
                 stack.callback(_close, start())
-        _describe_site(Registry(self.redis_url), self._config)  # last: a file starts to play when its camera is known
+        _describe_site(Registry(settings.registry_url), self._config)  # last: a file starts to play when its camera is known
 
     def _decode(self, settings: Settings) -> Any:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -97,6 +97,19 @@ def cameras(url: Url = HERE, token: Token = None) -> None:
 
 
 @app.command()
+def memory(url: Url = HERE, token: Token = None) -> None:
+    """Show what is remembered of every camera: from when, how much, and what is missing."""
+    table = Table("camera", "first", "last", "carriers", "MB", "pictures", "MB", "gaps")
+    for kept in _call("GET", url, "/v1/memory", token)["memory"]:
+        span = kept["remembered"] or {"start": "", "end": ""}
+        megabytes = (f"{kept[kind] / 1e6:.1f}" for kind in ("carrier_bytes", "picture_bytes"))
+        gaps = "\n".join(f"{gap['start']} to {gap['end']}: {gap['reason']}" for gap in kept["gaps"])
+        numbers = (str(kept["carriers"]), next(megabytes), str(kept["pictures"]), next(megabytes))
+        table.add_row(kept["camera"], span["start"], span["end"], *numbers, gaps)
+    console.print(table)
+
+
+@app.command()
 def doctor(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="longwatch.yaml")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL to check.", envvar="LONGWATCH_REDIS")] = None,

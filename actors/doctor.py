@@ -21,7 +21,7 @@ from rich.table import Table
 import model
 from pipeline.config import EMBEDDED_MODEL, LOOPBACK, Config
 from pipeline.core import StoreUnavailable
-from storage.store import connect, reaching
+from storage.connect import connect, reaching
 
 GIB = 1 << 30
 LEAST_FREE = 2 * GIB

@@ -9,8 +9,8 @@ from storage.registry import Registry
 class IngestActor:
     """Keeps the cameras as the registry wants them, and reports how they are."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._registry = Registry(redis_url)
+    def __init__(self, registry_url: str) -> None:
+        self._registry = Registry(registry_url)
         self._ingest = Ingest()
         self._loop = Loop(self._keep, name="ingest", every_s=1.0).start()
 

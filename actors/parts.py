@@ -19,10 +19,13 @@ class Settings:
     """What an actor is told when it is made."""
 
     redis_url: str = field(repr=False)  # may hold a password
+    registry_url: str = field(repr=False)
     model: str  # a Hugging Face name, a folder, or "embedded"
     live: int | None = None  # carriers in a camera's live memory; None: the model's own number
     keep_s: float = 14 * 86_400.0
     keep_pictures_s: float = 3 * 86_400.0
+    keep_bytes: int | None = None  # of one camera
+    cache_bytes: int = 0  # of carriers, in a process that decodes
     form: Form = Form.INT8
     key_files: tuple[Path, ...] = ()  # read where the actor runs: keys travel to no other machine
     threads: int = 1  # of torch, on a CPU
@@ -33,10 +36,13 @@ class Settings:
         memory = config.memory
         return cls(
             redis_url=redis_url,
+            registry_url=config.registry_redis or redis_url,
             model=config.model,
             live=memory.carriers,
             keep_s=memory.keep_hours * 3600,
             keep_pictures_s=memory.keep_pictures_hours * 3600,
+            keep_bytes=None if memory.keep_gb_per_camera is None else int(memory.keep_gb_per_camera * 1e9),
+            cache_bytes=memory.cache_mb * 1_000_000,
             form=memory.form,
             key_files=memory.key_files,
         )
@@ -60,7 +66,14 @@ def load_model(settings: Settings) -> "VideoScan":
     return VideoScan(backbone, live=settings.live)
 
 
-def open_store(settings: Settings, fingerprint: str) -> CarrierStore:
+def open_store(settings: Settings, fingerprint: str, *, cache_bytes: int = 0) -> CarrierStore:
     """The long-term memory of one model's carriers. Raises BadKeyFile."""
-    codec = Codec(form=settings.form, seal=Seal.from_files(settings.key_files))
-    return CarrierStore(settings.redis_url, fingerprint, ttl_s=settings.keep_s, picture_ttl_s=settings.keep_pictures_s, codec=codec)
+    return CarrierStore(
+        settings.redis_url,
+        fingerprint,
+        ttl_s=settings.keep_s,
+        picture_ttl_s=settings.keep_pictures_s,
+        keep_bytes=settings.keep_bytes,
+        cache_bytes=cache_bytes,
+        codec=Codec(form=settings.form, seal=Seal.from_files(settings.key_files)),
+    )

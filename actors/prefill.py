@@ -12,6 +12,7 @@ from storage.registry import Registry
 
 BATCH = 32  # frames of different cameras in one pass
 PATIENCE_S = 1.0
+TIDY_S = 60.0
 
 
 class PrefillActor:
@@ -22,11 +23,13 @@ class PrefillActor:
         model = load_model(settings)
         store = open_store(settings, model.fingerprint)
         self._take = take
-        self._writer = Writer(store.put)
-        self._prefiller = Prefiller(model, store.live, self._writer.write)
-        self._registry = Registry(settings.redis_url)
+        self._store = store
+        self._writer = Writer(store.put, note=store.note_loss, superseded=lambda camera_id: self._prefiller.drop(camera_id))
+        self._prefiller = Prefiller(model, store.live, self._writer.write, store.claim)
+        self._registry = Registry(settings.registry_url)
         self._loop = Loop(self._step, name="prefill").start()
         self._removed = Loop(self._drop_removed, name="removed cameras", every_s=1.0).start()
+        self._tidying = Loop(self._tidy, name="retention", every_s=TIDY_S).start()
 
     def ready(self) -> bool:
         """Answers once the model is loaded."""
@@ -34,6 +37,7 @@ class PrefillActor:
 
     def close(self) -> None:
         """Finish the batch under way and write what waits."""
+        self._tidying.close()
         self._removed.close()
         self._loop.close()
         self._writer.close()
@@ -43,3 +47,7 @@ class PrefillActor:
 
     def _drop_removed(self) -> None:
         self._prefiller.keep_only([camera.id for camera in self._registry.cameras()])
+
+    def _tidy(self) -> None:
+        for camera_id in self._registry.ever():
+            self._store.tidy(camera_id)

@@ -22,7 +22,7 @@ class RulesActor:
     """One for a site. What has fired is read back from the registry, so a restart repeats nothing."""
 
     def __init__(self, settings: Settings, fingerprint: str) -> None:
-        self._registry = Registry(settings.redis_url)
+        self._registry = Registry(settings.registry_url)
         self._decode: Any = serve.get_deployment_handle("decode", app_name="decode")
         store = open_store(settings, fingerprint)
         self._engine = RuleEngine(self._judge, store, self._registry, self._registry.alerts())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,9 @@ class Memory(Protocol):
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         """The carriers, None for each that cannot be had."""
+
+    def losses(self, camera_id: str, when: TimeRange | None) -> list[Gap]:
+        """What was seen and could not be kept."""
 
 
 class Decoded(Protocol):
@@ -77,7 +81,9 @@ class Answerer:
         began = time.perf_counter()
         cameras = self._meant(question)
         times = {camera: self._memory.times(camera, question.when) for camera in cameras}
-        carriers = self._fetch(spread(times, self._budget))
+        losses = [gap for camera in cameras for gap in self._memory.losses(camera, question.when)]
+        wanted = spread(times, self._budget)
+        carriers = self._fetch(wanted)
         if not carriers:
             raise NoMemory(f"nothing is remembered of {', '.join(cameras) or 'any camera'}{_span_words(question.when)}")
         decoded = self._decoder.decode(question.text, carriers)
@@ -88,7 +94,7 @@ class Answerer:
             text=text,
             probability=decoded.probability,
             evidence=() if text == NOT_SEEN else evidence,
-            gaps=gaps(times, question.when, now_ms),
+            gaps=(*unread(wanted, carriers), *gaps(times, question.when, now_ms, losses)),
             cameras=tuple(cameras),
             carriers=len(carriers),
             model=self._decoder.fingerprint,
@@ -131,11 +137,14 @@ def spread(times: dict[str, list[int]], budget: int) -> list[CarrierKey]:
     return sorted({*newest, *(rest[i] for i in chosen)}, key=lambda k: (k.at_ms, k.camera_id))
 
 
-def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None) -> tuple[Gap, ...]:
-    """Times asked about of which a camera has nothing, longest first; what is yet to come is none. No time asked about means until now."""
+def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()) -> tuple[Gap, ...]:
+    """Times asked about of which a camera has nothing, longest first; what is yet to come is none. No time asked about means until now.
+
+    A loss that lies in such a hole is its reason; any other is a gap of its own.
+    """
     ends = [end for end in (when.end_ms if when else None, now_ms) if end is not None]
     begins = [when.start_ms] if when else []
-    found = []
+    found, explained = [], set()
     for camera, each in times.items():
         edges = [*begins, *each, *([min(ends)] if ends else [])]
         holes = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a > HOLE_MS]
@@ -144,8 +153,27 @@ def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None
         for a, b in holes:
             span = TimeRange(start_ms=a, end_ms=b)
             reason = f"nothing from {camera}{_span_words(span)}" if b > a else f"nothing is remembered of {camera}"
-            found.append(Gap(camera_id=camera, span=span, reason=reason))
+            within = [loss for loss in losses if loss.camera_id == camera and a <= loss.span.start_ms and loss.span.end_ms <= b]
+            explained.update(within)
+            found.append(Gap(camera_id=camera, span=span, reason="; ".join([reason, *(loss.reason for loss in within)])))
+    found += [replace(loss, reason=f"{loss.reason}, {loss.camera_id}{_span_words(loss.span)}") for loss in losses if loss not in explained]
     return tuple(sorted(found, key=lambda g: g.span.start_ms - g.span.end_ms)[:GAPS])
+
+
+def unread(wanted: Sequence[CarrierKey], carriers: Sequence[Carrier]) -> list[Gap]:
+    """The moments that an answer should have looked at and could not, one gap a camera."""
+    had = {carrier.key for carrier in carriers}
+    missing: dict[str, list[CarrierKey]] = {}
+    for key in wanted:
+        if key not in had:
+            missing.setdefault(key.camera_id, []).append(key)
+    found = []
+    for camera, gone in missing.items():
+        span = TimeRange(start_ms=gone[0].at_ms, end_ms=gone[-1].at_ms)
+        of = sum(key.camera_id == camera for key in wanted)
+        reason = f"{len(gone)} of {of} moments of {camera}{_span_words(span)} are gone or damaged, and were not looked at"
+        found.append(Gap(camera_id=camera, span=span, reason=reason))
+    return found
 
 
 def _span_words(when: TimeRange | None) -> str:

@@ -62,6 +62,8 @@ class MemorySection(Section):
     carriers: int | None = Field(default=None, ge=1)  # live ones a camera; None: as many as the model was trained for
     keep_hours: float = Field(default=24 * 14, gt=0)
     keep_pictures_hours: float = Field(default=72, gt=0)
+    keep_gb_per_camera: float | None = Field(default=8, gt=0)  # 10^9 bytes, half for carriers and half for pictures; None: no limit
+    cache_mb: int = Field(default=256, ge=0)  # 10^6 bytes of carriers that a decode process keeps at hand
     form: core.Form = core.Form.INT8  # the smallest that loses nothing measurable (bench.quantise)
     key_files: tuple[Path, ...] = ()  # the first seals what is kept, all open it; none: kept in the clear
 
@@ -94,6 +96,7 @@ class Config(Section):
     cameras: dict[str, CameraSection] = {}
     model: str = Field(default=EMBEDDED_MODEL, min_length=1)
     redis: Secret | None = Field(default=None, repr=False)  # None: a private server of our own
+    registry_redis: Secret | None = Field(default=None, repr=False)  # for cameras, rules and alerts; None: the same as redis
     host: str = "127.0.0.1"
     port: int = Field(default=8600, ge=1, le=65_535)
     token: Secret | None = Field(default=None, repr=False)

@@ -40,6 +40,10 @@ class TimeRange:
     def __contains__(self, at_ms: int) -> bool:
         return self.start_ms <= at_ms <= self.end_ms
 
+    def overlaps(self, other: "TimeRange") -> bool:
+        """Whether a moment is in both."""
+        return self.start_ms <= other.end_ms and other.start_ms <= self.end_ms
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
@@ -120,6 +124,14 @@ class Form(StrEnum):
     INT4 = "int4"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A prefiller's right to write one camera."""
+
+    epoch: int  # the highest has it
+    generation: str  # of the memory as it was claimed; a deletion begins another
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CarrierWrite:
     """What is kept of one frame."""
@@ -127,6 +139,7 @@ class CarrierWrite:
     carrier: Carrier
     picture: bytes = field(repr=False)  # JPEG
     live: tuple[int, ...]  # at_ms of the camera's live memory after this carrier
+    claim: Claim | None = None  # None: nobody else writes this camera
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +168,19 @@ class Gap:
     camera_id: str
     span: TimeRange
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is remembered of one camera now. Bytes are estimated from a sample of the values."""
+
+    camera_id: str
+    span: TimeRange | None  # of the carriers
+    carriers: int = 0
+    carrier_bytes: int = 0
+    pictures: int = 0
+    picture_bytes: int = 0
+    gaps: tuple[Gap, ...] = ()  # newest last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +234,16 @@ class UnknownCamera(LongwatchError):
     """A camera that is not, and was not, watched."""
 
 
+class BadSpan(LongwatchError):
+    """A span of time that cannot be meant."""
+
+
 class NoMemory(LongwatchError):
     """Nothing is remembered of the cameras and the time asked about."""
+
+
+class Superseded(LongwatchError):
+    """A camera's memory is no longer what its prefiller knows: another took the camera over, or something was deleted."""
 
 
 class StoreUnavailable(LongwatchError):

@@ -3,11 +3,12 @@
 import io
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
 
-from pipeline.core import Carrier, CarrierWrite, Frame, StoreUnavailable
+from pipeline.core import Carrier, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded
 
 log = logging.getLogger(__name__)
 
@@ -35,55 +36,73 @@ class Model(Protocol):
         """One carrier a frame."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Camera:
+    """What a prefiller has of one camera."""
+
+    claim: Claim | None
+    memory: LiveMemory
+
+
 class Prefiller:
     """Turns batches of frames, at most one a camera, into carriers. Not thread-safe.
 
     `recall` gives a camera's live memory as the store has it, so that a restarted prefiller goes on where the last one
-    stopped; `write` takes what is to be kept and must not block.
+    stopped; `claim`, called before, takes the right to write it; `write` takes what is to be kept and must not block.
     """
 
-    def __init__(self, model: Model, recall: Callable[[str], Sequence[Carrier]], write: Callable[[CarrierWrite], None]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        recall: Callable[[str], Sequence[Carrier]],
+        write: Callable[[CarrierWrite], None],
+        claim: Callable[[str], Claim] | None = None,
+    ) -> None:
         self._model = model
         self._recall = recall
         self._write = write
-        self._memories: dict[str, LiveMemory] = {}
+        self._claim = claim
+        self._cameras: dict[str, _Camera] = {}
         self.stale = 0  # frames not newer than what their camera remembers
-        self.skipped = 0  # frames of cameras whose memory could not be recalled
+        self.skipped = 0  # frames of cameras whose memory could not be recalled, or is another prefiller's
 
     def step(self, frames: Sequence[Frame]) -> list[Carrier]:
         """Prefill one batch. A frame whose camera's memory cannot be recalled now is skipped; the other cameras do not wait for it."""
-        ready = [frame for frame in frames if self._has_memory(frame.camera_id)]
-        fresh = [frame for frame in ready if self._is_newer(frame)]
+        ready = [(frame, camera) for frame in frames if (camera := self._camera(frame.camera_id))]
+        fresh = [(frame, camera) for frame, camera in ready if _is_newer(frame, camera.memory)]
         self.skipped += len(frames) - len(ready)
         self.stale += len(ready) - len(fresh)
         if not fresh:
             return []
-        memories = [self._memories[frame.camera_id] for frame in fresh]
-        carriers = self._model.prefill(fresh, memories)
-        for frame, memory, carrier in zip(fresh, memories, carriers, strict=True):
-            memory.add(carrier)
-            live = tuple(kept.key.at_ms for kept in memory.carriers)
-            self._write(CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live))
+        carriers = self._model.prefill([frame for frame, _ in fresh], [camera.memory for _, camera in fresh])
+        for (frame, camera), carrier in zip(fresh, carriers, strict=True):
+            camera.memory.add(carrier)
+            live = tuple(kept.key.at_ms for kept in camera.memory.carriers)
+            self._write(CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim))
         return carriers
 
     def keep_only(self, cameras: Collection[str]) -> None:
         """Drop the live memories of all other cameras; a frame recalls its camera's from the store. From any thread."""
-        for camera_id in set(self._memories) - set(cameras):
-            self._memories.pop(camera_id, None)
+        for camera_id in set(self._cameras) - set(cameras):
+            self.drop(camera_id)
 
-    def _has_memory(self, camera_id: str) -> bool:
-        if camera_id not in self._memories:
+    def drop(self, camera_id: str) -> None:
+        """Drop one live memory: what the store has of it is no longer the same. From any thread."""
+        self._cameras.pop(camera_id, None)
+
+    def _camera(self, camera_id: str) -> _Camera | None:
+        if camera_id not in self._cameras:
             try:
-                self._memories[camera_id] = self._model.memory(self._recall(camera_id))
-            except StoreUnavailable as error:
+                claim = self._claim(camera_id) if self._claim else None  # first: then nobody else adds to what is recalled
+                self._cameras[camera_id] = _Camera(claim=claim, memory=self._model.memory(self._recall(camera_id)))
+            except (StoreUnavailable, Superseded) as error:
                 log.warning("the memory of %s cannot be recalled now: %s", camera_id, error)
-                return False
-        return True
+        return self._cameras.get(camera_id)
 
-    def _is_newer(self, frame: Frame) -> bool:
-        """A camera whose clock steps back is held until it has caught up, so that no memory is ever out of order."""
-        carriers = self._memories[frame.camera_id].carriers
-        return not carriers or frame.captured_ms > carriers[-1].key.at_ms
+
+def _is_newer(frame: Frame, memory: LiveMemory) -> bool:
+    """A camera whose clock steps back is held until it has caught up, so that no memory is ever out of order."""
+    return not memory.carriers or frame.captured_ms > memory.carriers[-1].key.at_ms
 
 
 def jpeg(frame: Frame) -> bytes:

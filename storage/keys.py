@@ -1,11 +1,16 @@
-"""Every key that Longwatch has in Redis. The braces are literal: they keep one camera's keys in one Cluster slot."""
+"""Every key that Longwatch has in Redis. The braces are literal: they keep one camera's keys, and the site's, in one Cluster slot."""
+
+import re
 
 from pipeline.core import CAMERA_ID, BadCamera, CarrierKey
 
-CAMERAS = "lw:cameras"  # hash: camera id -> JSON
-RULES = "lw:rules"  # hash: rule id -> JSON
-ALERTS = "lw:alerts"  # sorted set of JSON, score at_ms: one that is added again by a retry stays one
-REPORTING = "lw:reporting"  # set: cameras that a status was ever reported for
+# What the registry keeps; no camera id has capitals.
+CAMERAS = "lw:{SITE}:cameras"  # hash: camera id -> JSON
+RULES = "lw:{SITE}:rules"  # hash: rule id -> JSON
+ALERTS = "lw:{SITE}:alerts"  # sorted set of JSON, score at_ms: one that is added again by a retry stays one
+REPORTING = "lw:{SITE}:reporting"  # set: cameras that a status was ever reported for
+
+MOMENT = re.compile(rb"lw:\{[^}]*\}:(?:kv:[0-9a-f]+|pic):([0-9]+)")
 
 
 def carrier(key: CarrierKey, fingerprint: str) -> str:
@@ -28,24 +33,35 @@ def picture(camera_id: str, at_ms: int) -> str:
     return f"{_of(camera_id)}pic:{at_ms}"
 
 
-def seen(camera_id: str) -> str:
-    """Sorted set of one: the time of a camera's newest picture."""
-    return f"{_of(camera_id)}seen"
+def pictures(camera_id: str) -> str:
+    """Sorted set of the times of a camera's pictures, as `index`."""
+    return f"{_of(camera_id)}pictures"
+
+
+def lost(camera_id: str) -> str:
+    """Sorted set of JSON [start_ms, end_ms, reason], score start_ms: what was seen and could not be kept."""
+    return f"{_of(camera_id)}lost"
 
 
 def status(camera_id: str) -> str:
     """What was last reported of a camera, as JSON."""
-    return f"lw:status:{_checked(camera_id)}"
+    return f"lw:{{SITE}}:status:{_checked(camera_id)}"
 
 
-def forgotten(camera_id: str) -> str:
-    """Stands for a while after a camera was forgotten, so that a write under way is undone; outside of everything_of."""
-    return f"lw:forgotten:{{{_checked(camera_id)}}}"
+def guard(camera_id: str) -> str:
+    """Hash of `storage.guard`; it must outlive what it guards for a while, and so is outside of everything_of."""
+    return f"lw:guard:{{{_checked(camera_id)}}}"
 
 
 def everything_of(camera_id: str) -> str:
     """Pattern of all that is remembered of a camera; ids hold no wildcard."""
     return f"{_of(camera_id)}*"
+
+
+def moment(name: bytes) -> int | None:
+    """The at_ms in the key of a carrier or picture; None for any other key."""
+    found = MOMENT.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def _of(camera_id: str) -> str:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,12 +49,16 @@ class PrivateRedis:
 
     On Linux the server also dies with the THREAD that started it: start it from one that lives as long as it should.
     Without `durable` nothing is written to disk; with it, a second of writes may be lost with the machine. `max_bytes` 0 is no limit.
+    `more` are lines of redis.conf.
     """
 
-    def __init__(self, folder: Path, *, durable: bool = False, max_bytes: int = 0, start_timeout_s: float = 60) -> None:
+    def __init__(
+        self, folder: Path, *, durable: bool = False, max_bytes: int = 0, more: Sequence[str] = (), start_timeout_s: float = 60
+    ) -> None:
         self._folder = folder.resolve()
         self._durable = durable
         self._max_bytes = max_bytes
+        self._more = more
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for attempt in range(1, START_TRIES + 1):
             try:
@@ -112,7 +117,7 @@ class PrivateRedis:
             log=_quoted(self._log),
             durable="yes" if self._durable else "no",
             max_bytes=self._max_bytes,
-        )
+        ) + "".join(f"{line}\n" for line in self._more)
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""What the running site is told and what it reports: cameras, rules, statuses and alerts, as JSON in the same Redis."""
+"""What the running site is told and what it reports: cameras, rules, statuses and alerts, as JSON, in the same Redis or its own."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pipeline.core import Alert, Camera, CameraPhase, CameraStatus, Evidence, LongwatchError, Rule, TimeRange
 from storage import keys
-from storage.store import connect, reaching
+from storage.connect import connect, reaching
 
 ALERTS_KEPT = 1000
 
@@ -31,10 +31,9 @@ class Registry:
         self._client = connect(url, timeout_s)
 
     def add_camera(self, camera: Camera) -> None:
-        """Adds a camera, or replaces the one of that id; one that was forgotten may be remembered anew."""
+        """Adds a camera, or replaces the one of that id."""
         entry = _to_json(camera, _camera)
         with reaching():
-            self._client.delete(keys.forgotten(camera.id))
             self._client.hset(keys.CAMERAS, camera.id, entry)
 
     def remove_camera(self, camera_id: str) -> bool:
@@ -98,11 +97,19 @@ class Registry:
             entries = self._client.zrevrange(keys.ALERTS, 0, limit - 1) if limit > 0 else []
         return self._from_json(entries, _alert)
 
-    def remove_alerts(self, camera_id: str) -> int:
-        """Deletes the alerts of a camera that is to be forgotten, and says how many."""
+    def ever(self) -> list[str]:
+        """The ids of the cameras that are watched, or were once and are not forgotten."""
+        with reaching():
+            return sorted({name.decode() for name in [*self._client.hkeys(keys.CAMERAS), *self._client.smembers(keys.REPORTING)]})
+
+    def forget(self, camera_id: str, when: TimeRange | None = None) -> int:
+        """Deletes the alerts of a camera, or those that rest on a time, and says how many; without a time, its status too."""
         with reaching():
             entries = self._client.zrange(keys.ALERTS, 0, -1)
-            doomed = [entry for entry in entries if any(alert.camera_id == camera_id for alert in self._from_json([entry], _alert))]
+            doomed = [entry for entry in entries if any(_tells(a, camera_id, when) for a in self._from_json([entry], _alert))]
+            if when is None:
+                self._client.unlink(keys.status(camera_id))
+                self._client.srem(keys.REPORTING, camera_id)
             return int(self._client.zrem(keys.ALERTS, *doomed)) if doomed else 0
 
     def close(self) -> None:
@@ -117,6 +124,12 @@ class Registry:
             except (ValueError, TypeError, KeyError, LongwatchError):
                 self.skipped[read.__name__.strip("_")] += 1
         return found
+
+
+def _tells(alert: Alert, camera_id: str, when: TimeRange | None) -> bool:
+    """Whether an alert is of a camera, or shows it, at a time."""
+    seen = [(alert.camera_id, TimeRange(start_ms=alert.at_ms, end_ms=alert.at_ms)), *((e.camera_id, e.span) for e in alert.evidence)]
+    return any(camera == camera_id and (when is None or when.overlaps(span)) for camera, span in seen)
 
 
 def _to_json(value: Entry, read: Callable[[Fields], Entry]) -> str:

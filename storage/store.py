@@ -1,51 +1,27 @@
 """The long-term memory of carriers and pictures in Redis. The prefill plane puts, the decode plane reads."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import msgpack
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
-from pipeline.core import Carrier, CarrierKey, CarrierWrite, StoreUnavailable, TimeRange
-from storage import keys
+from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, Gap, Kept, TimeRange
+from storage import deletion, guard, keys, losses, shelf
+from storage.cache import CarrierCache
 from storage.codec import FINGERPRINT, Codec
+from storage.connect import connect, reaching
 from storage.errors import BadCarrier, BadReason, BadValue
 
 DAY_S = 86_400
 GET_BATCH = 32  # keys per MGET: one reply with everything would be slower, and grow the server
-TRIM_BATCH = 256
-SCAN_BATCH = 1000
-FORGET_MS = 600_000
-LIVE_LIMIT = 1 << 16  # carriers in a live memory
-
-
-def connect(url: str, timeout_s: float = 1.0) -> Any:
-    """A redis.Redis none of whose calls waits long: about twice `timeout_s`, with its one retry.
-
-    Any, because redis-py types every reply as text or bytes or more, and here it is always bytes.
-    """
-    retry = Retry(ExponentialBackoff(base=0.05, cap=0.2), retries=1)
-    # RESP2: common to Redis 7, Valkey and the disk-backed stores, and no slower for large values.
-    return redis.Redis.from_url(url, protocol=2, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
-
-
-@contextmanager
-def reaching() -> Iterator[None]:
-    """Turns whatever Redis refuses or fails to do into StoreUnavailable. The client's messages hold no password."""
-    try:
-        yield
-    except redis.RedisError as error:
-        raise StoreUnavailable(f"the store cannot be used now: {error}") from error
+FORGET_MS = 30_000  # by then everybody has heard that a camera was removed
 
 
 class CarrierStore:
     """The carriers of one model. Safe to share between threads. Raises StoreUnavailable, after a bounded wait.
 
-    `misses` counts by reason the values that could not be used: "missing" or a BadReason.
+    `misses` counts by reason the values that could not be used: "missing" or a BadReason. `keep_bytes` bounds a camera (see `tidy`);
+    `cache_bytes` is what carriers that were read may take in this process.
     """
 
     def __init__(
@@ -55,22 +31,34 @@ class CarrierStore:
         *,
         ttl_s: float = 14 * DAY_S,
         picture_ttl_s: float = 14 * DAY_S,
-        timeout_s: float = 1.0,
+        keep_bytes: int | None = None,
+        cache_bytes: int = 0,
         codec: Codec | None = None,
+        timeout_s: float = 1.0,
     ) -> None:
         if not FINGERPRINT.fullmatch(fingerprint):
             raise BadCarrier(BadReason.FINGERPRINT)
         self.misses: Counter[str] = Counter()
         self._codec = codec or Codec()
+        self.cache = CarrierCache(cache_bytes) if cache_bytes else None
         self._fingerprint = fingerprint
         self._ttl_ms = int(ttl_s * 1000)
         self._picture_ttl_ms = int(picture_ttl_s * 1000)
+        self._keep_bytes = keep_bytes
+        self._claims: dict[str, Claim] = {}
         self._client = connect(url, timeout_s)
+
+    def claim(self, camera_id: str) -> Claim:
+        """The right to write a camera, taken from whoever had it. Raises Superseded when it was ours, and a newer prefiller has it."""
+        with reaching():
+            self._claims[camera_id] = guard.claim(self._client, camera_id, self._claims.get(camera_id), self._ttl_ms)
+        return self._claims[camera_id]
 
     def put(self, writes: Sequence[CarrierWrite]) -> None:
         """Keeps carriers, each camera's in one transaction; a repeated put changes nothing.
 
-        A camera's writes come in the order of time. Raises BadCarrier, before anything is written, for one that cannot be kept.
+        A camera's writes come in the order of time, under one claim. Raises BadCarrier, before anything is written, for one that cannot
+        be kept, and Superseded when the claim no longer holds. What lies in a span that was deleted meanwhile is left out.
         """
         cameras: defaultdict[str, list[tuple[CarrierWrite, bytes]]] = defaultdict(list)
         for write in writes:
@@ -81,31 +69,33 @@ class CarrierStore:
             self._put_camera(camera_id, sealed)
 
     def _put_camera(self, camera_id: str, sealed: list[tuple[CarrierWrite, bytes]]) -> None:
-        index, live, seen = keys.index(camera_id, self._fingerprint), keys.live(camera_id, self._fingerprint), keys.seen(camera_id)
+        index, pictures = keys.index(camera_id, self._fingerprint), keys.pictures(camera_id)
+        last = sealed[-1][0]
         with reaching(), self._client.pipeline(transaction=True) as pipe:
-            for write, value in sealed:
-                at_ms = write.carrier.key.at_ms
+            deleted = guard.admit(pipe, camera_id, last.claim)
+            kept = [(w.carrier.key.at_ms, w, value) for w, value in sealed if deleted is None or w.carrier.key.at_ms not in deleted]
+            if not kept:
+                return
+            pipe.multi()
+            for at_ms, write, value in kept:
                 pipe.set(self._name(write.carrier.key), value, nx=True, px=self._ttl_ms)
                 picture = keys.picture(camera_id, at_ms)
                 pipe.set(picture, self._codec.seal.seal(write.picture, picture), nx=True, px=self._picture_ttl_ms)
                 pipe.zadd(index, {str(at_ms): at_ms})
-                pipe.zadd(seen, {str(at_ms): at_ms})
-            pipe.zremrangebyrank(seen, 0, -2)  # the newest stays
-            pipe.pexpire(seen, self._picture_ttl_ms)
+                pipe.zadd(pictures, {str(at_ms): at_ms})
             pipe.pexpire(index, self._ttl_ms)  # outlives every value in it, and not for ever
-            pipe.set(live, msgpack.packb(sealed[-1][0].live), px=self._ttl_ms)
-            pipe.exists(keys.forgotten(camera_id))
-            *_, forgotten = pipe.execute()
-        if forgotten:  # these frames were under way when it was
-            self._sweep(camera_id)
+            pipe.pexpire(pictures, self._picture_ttl_ms)
+            pipe.set(keys.live(camera_id, self._fingerprint), msgpack.packb(last.live), px=self._ttl_ms)
+            if last.claim:
+                guard.renew(pipe, camera_id, last.claim, self._ttl_ms)
+            pipe.execute()
 
     def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
-        """When the camera's carriers were captured (at_ms), ascending."""
+        """When the camera's carriers were captured (at_ms), ascending; without the oldest that are gone."""
         start, end = (when.start_ms, when.end_ms) if when else ("-inf", "+inf")
-        index = keys.index(camera_id, self._fingerprint)
+        carriers = shelf.carriers(camera_id, self._fingerprint)
         with reaching():
-            self._trim(camera_id)
-            return [int(member) for member in self._client.zrangebyscore(index, start, end)]
+            return carriers.kept(self._client, [int(member) for member in self._client.zrangebyscore(carriers.index, start, end)])
 
     def newest(self, camera_id: str) -> int | None:
         """When the camera's newest carrier was captured."""
@@ -114,28 +104,50 @@ class CarrierStore:
         return int(members[0]) if members else None
 
     def span(self, camera_id: str) -> TimeRange | None:
-        """From the oldest to the newest carrier that is remembered."""
+        """From the oldest to the newest carrier in the index."""
         index = keys.index(camera_id, self._fingerprint)
         with reaching():
-            self._trim(camera_id)
             ends = [*self._client.zrange(index, 0, 0), *self._client.zrange(index, -1, -1)]
         return TimeRange(start_ms=int(ends[0]), end_ms=int(ends[1])) if len(ends) == 2 else None
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         """The carriers, in the order of the keys; one that is gone or odd in any way is None, and counted in `misses`."""
-        carriers: list[Carrier | None] = []
-        for start in range(0, len(keys), GET_BATCH):
-            batch = keys[start : start + GET_BATCH]
+        cameras: defaultdict[str, list[CarrierKey]] = defaultdict(list)
+        for key in dict.fromkeys(keys):
+            cameras[key.camera_id].append(key)
+        found: dict[CarrierKey, Carrier | None] = {}
+        for camera_id, own in cameras.items():
+            found |= self._get_camera(camera_id, own)
+        return [found[key] for key in keys]
+
+    def _get_camera(self, camera_id: str, wanted: Sequence[CarrierKey]) -> dict[CarrierKey, Carrier | None]:
+        if self.cache is None:
+            return self._fetch(wanted)
+        with reaching():
+            generation = guard.generation(self._client, camera_id)  # before the values: what is deleted in between stays out
+        cached = {key: self.cache.get(key, generation) for key in wanted}
+        fetched = self._fetch([key for key, carrier in cached.items() if carrier is None])
+        for carrier in fetched.values():
+            if carrier is not None:
+                self.cache.put(carrier, generation)
+        return cached | fetched
+
+    def _fetch(self, wanted: Sequence[CarrierKey]) -> dict[CarrierKey, Carrier | None]:
+        found: dict[CarrierKey, Carrier | None] = {}
+        for start in range(0, len(wanted), GET_BATCH):
+            batch = wanted[start : start + GET_BATCH]
             with reaching():
                 values = self._client.mget([self._name(key) for key in batch])
-            carriers += [self._open(key, value) for key, value in zip(batch, values, strict=True)]
-        return carriers
+            found |= {key: self._open(key, value) for key, value in zip(batch, values, strict=True)}
+        return found
 
     def live(self, camera_id: str) -> list[Carrier]:
         """The camera's live memory in the order of time, for a prefiller that starts again; misses are left out."""
         with reaching():
-            value = self._client.get(keys.live(camera_id, self._fingerprint))
-        found = self.get([CarrierKey(camera_id=camera_id, at_ms=at_ms) for at_ms in self._live_times(value)])
+            times = deletion.live_times(self._client.get(keys.live(camera_id, self._fingerprint)))
+        if times is None:
+            self.misses[BadReason.MALFORMED] += 1
+        found = self.get([CarrierKey(camera_id=camera_id, at_ms=at_ms) for at_ms in times or []])
         return [carrier for carrier in found if carrier]
 
     def picture(self, camera_id: str, at_ms: int) -> bytes | None:
@@ -152,33 +164,58 @@ class CarrierStore:
     def newest_picture(self, camera_id: str) -> tuple[int, bytes] | None:
         """The camera's newest JPEG and its at_ms, whatever model looked at it."""
         with reaching():
-            members = self._client.zrange(keys.seen(camera_id), -1, -1)
+            members = self._client.zrange(keys.pictures(camera_id), -1, -1)
         picture = self.picture(camera_id, int(members[0])) if members else None
         return (int(members[0]), picture) if picture is not None else None
 
-    def forget(self, camera_id: str) -> int:
-        """Deletes every trace of a camera, by whatever model, and says how many keys that were.
+    def note_loss(self, gap: Gap) -> None:
+        """Remembers that something was seen and could not be kept."""
+        with reaching():
+            losses.note(self._client, gap, self._ttl_ms)
 
-        Remove the camera first. Frames of it that are still under way are deleted as they arrive, for ten minutes or until the
-        camera is added again.
+    def losses(self, camera_id: str, when: TimeRange | None = None) -> list[Gap]:
+        """What was noted as lost of a time."""
+        with reaching():
+            return losses.of(self._client, camera_id, when)
+
+    def tidy(self, camera_id: str) -> None:
+        """Drops from the indexes what has expired, and the oldest values until carriers take half of `keep_bytes`, and pictures too.
+
+        The prefill plane calls this now and then. Carriers of other models are not counted; they go by age.
         """
         with reaching():
-            self._client.set(keys.forgotten(camera_id), b"", px=FORGET_MS)
-        return self._sweep(camera_id)
+            for each in (shelf.carriers(camera_id, self._fingerprint), shelf.pictures(camera_id)):
+                each.trim(self._client)
+                count, taken = each.held(self._client)
+                if self._keep_bytes is not None and taken > (room := self._keep_bytes // 2):
+                    each.drop_oldest(self._client, count - count * room // taken)
 
-    def _sweep(self, camera_id: str) -> int:
-        removed = 0
+    def kept(self, camera_id: str) -> Kept:
+        """What is remembered of a camera, in numbers."""
         with reaching():
-            doomed: list[Any] = [keys.status(camera_id)]
-            for key in self._client.scan_iter(match=keys.everything_of(camera_id), count=SCAN_BATCH):
-                doomed.append(key)
-                if len(doomed) == SCAN_BATCH:
-                    removed += self._client.unlink(*doomed)
-                    doomed.clear()
-            if doomed:
-                removed += self._client.unlink(*doomed)
-            self._client.srem(keys.REPORTING, camera_id)
-        return removed
+            carriers, carrier_bytes = shelf.carriers(camera_id, self._fingerprint).held(self._client)
+            pictures, picture_bytes = shelf.pictures(camera_id).held(self._client)
+        return Kept(
+            camera_id=camera_id,
+            span=self.span(camera_id),
+            carriers=carriers,
+            carrier_bytes=carrier_bytes,
+            pictures=pictures,
+            picture_bytes=picture_bytes,
+            gaps=tuple(self.losses(camera_id)),
+        )
+
+    def forget(self, camera_id: str) -> int:
+        """Deletes every trace of a camera, by whatever model, and says how many carriers and pictures that were.
+
+        Remove the camera first: what is seen of it within half a minute is taken for still under way, and not kept.
+        """
+        return self.delete(camera_id, TimeRange(start_ms=0, end_ms=guard.now_ms() + FORGET_MS))
+
+    def delete(self, camera_id: str, span: TimeRange) -> int:
+        """Deletes every trace of a span of a camera, by whatever model, and says how many carriers and pictures that were."""
+        with reaching():
+            return deletion.delete(self._client, camera_id, span)
 
     def ping(self) -> None:
         """Returns when the store answers."""
@@ -192,19 +229,6 @@ class CarrierStore:
     def _name(self, key: CarrierKey) -> str:
         return keys.carrier(key, self._fingerprint)
 
-    def _trim(self, camera_id: str) -> None:
-        """Drops the oldest index entries whose values are gone: asked of Redis, since no clock knows of evictions."""
-        index = keys.index(camera_id, self._fingerprint)
-        while oldest := self._client.zrange(index, 0, TRIM_BATCH - 1):
-            with self._client.pipeline(transaction=False) as pipe:
-                for member in oldest:
-                    pipe.exists(self._name(CarrierKey(camera_id=camera_id, at_ms=int(member))))
-                gone = [*pipe.execute(), 1].index(1)
-            if gone:
-                self._client.zrem(index, *oldest[:gone])
-            if gone < len(oldest):
-                return
-
     def _open(self, key: CarrierKey, value: bytes | None) -> Carrier | None:
         if value is None:
             self.misses["missing"] += 1
@@ -214,13 +238,3 @@ class CarrierStore:
         except BadValue as error:
             self.misses[error.reason] += 1
             return None
-
-    def _live_times(self, value: bytes | None) -> list[int]:
-        try:
-            times = msgpack.unpackb(value, max_array_len=LIVE_LIMIT, max_ext_len=0) if value else []
-        except (ValueError, msgpack.UnpackException):
-            times = None
-        if type(times) is not list or any(type(at_ms) is not int for at_ms in times):
-            self.misses[BadReason.MALFORMED] += 1
-            return []
-        return sorted(set(times))

@@ -4,11 +4,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from carriers import FINGERPRINT
 
 from storage.redis_server import PrivateRedis
+from storage.store import CarrierStore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +37,21 @@ def redis_url(redis_server: PrivateRedis) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture
+def raw(redis_url: str) -> Iterator[Any]:
+    """The same Redis without Longwatch."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[CarrierStore]:
+    """A memory in it."""
+    opened = CarrierStore(redis_url, FINGERPRINT)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps, spread
-from pipeline.core import Carrier, CarrierKey, NoMemory, Question, TimeRange, UnknownCamera, clock, named
+from pipeline.core import Carrier, CarrierKey, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 
 T0 = 1_700_000_000_000
@@ -27,12 +27,16 @@ class Memory:
 
     seconds: dict[str, list[float]]
     gone: set[tuple[str, int]] = field(default_factory=set)
+    lost: list[Gap] = field(default_factory=list)
 
     def times(self, camera_id: str, when: TimeRange | None) -> list[int]:
         return [at(s) for s in self.seconds.get(camera_id, []) if when is None or at(s) in when]
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         return [None if (key.camera_id, key.at_ms) in self.gone else carrier(key) for key in keys]
+
+    def losses(self, camera_id: str, when: TimeRange | None) -> list[Gap]:
+        return [gap for gap in self.lost if gap.camera_id == camera_id and (when is None or gap.span.overlaps(when))]
 
 
 def carrier(key: CarrierKey) -> Carrier:
@@ -139,6 +143,7 @@ def test_carriers_that_are_gone_are_left_out_and_the_evidence_stays_on_the_right
     assert [key.at_ms for key in decoder.asked[0][1]] == [at(40), at(60)]
     assert answer.carriers == 2
     assert [e.at_ms for e in answer.evidence] == [at(40)]
+    assert (answer.gaps[0].span, answer.gaps[0].reason.split(" between ")[0]) == (between(0, 20), "2 of 4 moments of gate")
 
 
 @pytest.mark.parametrize("text", [WHERE, WHEN])
@@ -280,3 +285,14 @@ def test_a_camera_of_which_nothing_is_remembered_is_a_gap() -> None:
 def test_what_is_yet_to_come_is_no_gap() -> None:
     memory = Memory({"gate": [92, 96, 100]})
     assert answerer(Decoder(), memory).answer(Question(text="?", when=between(90, 4000))).gaps == ()
+
+
+def test_what_was_lost_is_the_reason_of_its_hole_or_a_gap_of_its_own() -> None:
+    lost = [
+        Gap(camera_id=c, span=between(a, b), reason=f"{c} {a} lost") for c, a, b in (("gate", 20, 30), ("gate", 3, 4), ("yard", 20, 30))
+    ]
+    memory = Memory({"gate": [0, 2, 4, 40, 45], "yard": list(range(46))}, lost=lost)
+    found = answerer(Decoder(), memory, now_s=45).answer(Question(text="?")).gaps
+    assert [(g.camera_id, g.span) for g in found] == [("gate", between(4, 40)), ("yard", between(20, 30)), ("gate", between(3, 4))]
+    assert found[0].reason.endswith("; gate 20 lost") and found[1].reason.startswith("yard 20 lost")
+    assert [g.span for g in answerer(Decoder(), memory, now_s=45).answer(Question(text="?", when=between(0, 6))).gaps] == [between(3, 4)]

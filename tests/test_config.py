@@ -31,6 +31,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     assert (config.model, config.redis, config.host, config.port, config.token) == ("embedded", None, "127.0.0.1", 8600, None)
     assert (config.memory.carriers, config.memory.keep_hours, config.memory.keep_pictures_hours) == (None, 336, 72)
     assert (config.memory.form, config.memory.key_files) == (Form.INT8, ())
+    assert (config.memory.keep_gb_per_camera, config.memory.cache_mb, config.registry_redis) == (8, 256, None)
     assert config.watched() == [] and config.rules == ()
 
 
@@ -48,7 +49,7 @@ def test_the_example_loads_and_shows_no_secret() -> None:
 
 def test_the_example_says_the_defaults(tmp_path: Path) -> None:
     example, default = load_config(DEPLOY / "longwatch.example.yaml", ENVIRONMENT), load(tmp_path, "")
-    for key in ("model", "redis", "host", "port", "memory"):
+    for key in ("model", "redis", "registry_redis", "host", "port", "memory"):
         assert getattr(example, key) == getattr(default, key)
 
 
@@ -61,7 +62,10 @@ def test_the_demo_loads_with_nothing_set() -> None:
     [
         ("camera: {}", "FILE: camera: unknown key; did you mean cameras?"),
         ("cameras: {gate: {url: rtsp://h}}", "cameras.gate.url: unknown key; did you mean uri?"),
-        ("memory: {weeks: 2}", "memory.weeks: unknown key; here may stand carriers, keep_hours, keep_pictures_hours, form, key_files"),
+        (
+            "memory: {weeks: 2}",
+            "memory.weeks: unknown key; here may stand carriers, keep_hours, keep_pictures_hours, keep_gb_per_camera, cache_mb, form",
+        ),
         ("memory: {form: int2}", "memory.form: Input should be 'exact', 'float16', 'int8' or 'int4'"),
         ("memory: {key_files: /etc/memory.key}", "memory.key_files: Input should be a valid tuple"),
         ("cameras: {gate: {fps: 2}}", "cameras.gate.uri: is needed, and missing"),

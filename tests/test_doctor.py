@@ -13,8 +13,8 @@ from rich.console import Console
 from actors import doctor
 from actors.doctor import Finding, diagnose, is_well, render
 from pipeline.config import Config
+from storage.connect import connect
 from storage.redis_server import PrivateRedis
-from storage.store import connect
 
 
 @pytest.fixture

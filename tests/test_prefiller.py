@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.memory import LiveMemory
-from pipeline.core import Carrier, CarrierKey, CarrierWrite, Frame, StoreUnavailable, TimeRange
+from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded, TimeRange
 from pipeline.prefiller import LiveMemory as Remembers
 from pipeline.prefiller import Prefiller
 
@@ -174,3 +174,31 @@ def test_no_frames_are_no_work() -> None:
     model, store = Model(), Store()
     assert store.start(model).step([]) == []
     assert model.batches == []
+
+
+def test_a_camera_is_claimed_before_it_is_recalled_and_anew_when_its_memory_was_dropped() -> None:
+    store, calls = Store(), list[str]()
+
+    def claim(camera_id: str) -> Claim:
+        calls.append(f"claim {len(store.recalls)}")
+        return Claim(epoch=len(calls), generation="g")
+
+    prefiller = Prefiller(Model(), store.live, store.writes.append, claim)
+    for at_ms in (10, 11):
+        prefiller.step([frame(at_ms)])
+    prefiller.drop("gate")
+    prefiller.step([frame(12)])
+    assert calls == ["claim 0", "claim 1"] and store.recalls == ["gate", "gate"]
+    assert [write.claim.epoch for write in store.writes if write.claim] == [1, 1, 2]
+
+
+def test_frames_of_a_camera_that_another_prefiller_has_are_skipped_and_counted() -> None:
+    def claim(camera_id: str) -> Claim:
+        if camera_id == "gate":
+            raise Superseded("another prefiller has it")
+        return Claim(epoch=1, generation="g")
+
+    store = Store()
+    prefiller = Prefiller(Model(), store.live, store.writes.append, claim)
+    made = prefiller.step([frame(10, "gate"), frame(10, "dock")])
+    assert [carrier.key.camera_id for carrier in made] == ["dock"] and prefiller.skipped == 1

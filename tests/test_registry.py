@@ -3,7 +3,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import redis
 
 from pipeline.core import Alert, Camera, CameraPhase, CameraStatus, Evidence, Rule, StoreUnavailable, TimeRange
 from storage import keys
@@ -23,12 +22,6 @@ def registry(redis_url: str) -> Iterator[Registry]:
     opened = Registry(redis_url)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
 
 
 def test_cameras(registry: Registry) -> None:
@@ -74,10 +67,30 @@ def test_alerts_are_newest_first_bounded_and_kept_once(registry: Registry) -> No
 
 def test_alerts_of_a_forgotten_camera_are_deleted_and_no_others(registry: Registry) -> None:
     for camera_id in ("dock", "yard"):
-        registry.add_alert(replace(ALERT, id=camera_id, camera_id=camera_id))
-    assert registry.remove_alerts("dock") == 1
-    assert registry.remove_alerts("dock") == 0
+        registry.add_alert(replace(ALERT, id=camera_id, camera_id=camera_id, evidence=()))
+    assert registry.forget("dock") == 1
+    assert registry.forget("dock") == 0
     assert [alert.camera_id for alert in registry.alerts()] == ["yard"]
+
+
+@pytest.mark.parametrize(("when", "left"), [((0, 14), 2), ((16, 16), 0), ((15, 15), 1), ((18, 99), 2)])
+def test_alerts_that_tell_or_show_a_deleted_time_go(registry: Registry, when: tuple[int, int], left: int) -> None:
+    registry.add_alert(ALERT)  # at 17, shows 15 to 17
+    registry.add_alert(replace(ALERT, id="a2", at_ms=16, evidence=()))
+    registry.report([STATUS])
+    registry.forget("dock", TimeRange(start_ms=when[0], end_ms=when[1]))
+    assert len(registry.alerts()) == left and registry.statuses() == {"dock": STATUS}
+
+
+def test_a_forgotten_camera_leaves_no_key(registry: Registry, raw: Any) -> None:
+    registry.add_camera(CAMERA)
+    registry.report([STATUS, replace(STATUS, camera_id="yard")])
+    registry.add_alert(ALERT)
+    assert registry.ever() == ["dock", "yard"]
+    registry.remove_camera("dock")
+    registry.forget("dock")
+    assert registry.ever() == ["yard"]
+    assert set(raw.scan_iter()) == {keys.REPORTING.encode(), keys.status("yard").encode()}
 
 
 def test_desired_state_never_expires(registry: Registry, raw: Any) -> None:

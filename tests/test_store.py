@@ -2,67 +2,24 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
-import numpy as np
 import pytest
-import redis
+from carriers import FINGERPRINT, assert_same, carrier, dump, eventually, key, write
 
-from pipeline.core import BadCamera, Camera, CameraPhase, CameraStatus, Carrier, CarrierKey, CarrierWrite, StoreUnavailable, TimeRange
+from pipeline.core import BadCamera, Carrier, CarrierWrite, StoreUnavailable, TimeRange
 from storage import keys
 from storage.codec import BadCarrier
 from storage.redis_server import PrivateRedis
-from storage.registry import Registry
 from storage.store import CarrierStore
 
 pytestmark = pytest.mark.redis
 
-FINGERPRINT = "0a1b2c3d"
 TIMEOUT_S = 0.2
 BOUND_S = 8 * TIMEOUT_S  # about 2.5 when the machine is idle
-
-
-def carrier(at_ms: int, camera_id: str = "dock", fingerprint: str = FINGERPRINT) -> Carrier:
-    rng = np.random.default_rng(at_ms)
-    return Carrier(
-        key=CarrierKey(camera_id=camera_id, at_ms=at_ms),
-        fingerprint=fingerprint,
-        span=TimeRange(start_ms=at_ms, end_ms=at_ms + 900),
-        embedding=rng.standard_normal(32).astype(np.float16),
-        kv=rng.standard_normal((3, 2, 2, 8)).astype(np.float16),
-    )
-
-
-def write(at_ms: int, camera_id: str = "dock", live: tuple[int, ...] = (), fingerprint: str = FINGERPRINT) -> CarrierWrite:
-    return CarrierWrite(carrier=carrier(at_ms, camera_id, fingerprint), picture=b"\xff\xd8 %d" % at_ms, live=live or (at_ms,))
-
-
-def key(at_ms: int, camera_id: str = "dock") -> CarrierKey:
-    return CarrierKey(camera_id=camera_id, at_ms=at_ms)
-
-
-def assert_same(ours: Carrier | None, theirs: Carrier) -> None:
-    assert ours is not None
-    assert (ours.key, ours.fingerprint, ours.span) == (theirs.key, theirs.fingerprint, theirs.span)
-    for mine, yours in ((ours.embedding, theirs.embedding), (ours.kv, theirs.kv)):
-        assert (mine.dtype, mine.shape, mine.tobytes()) == (yours.dtype, yours.shape, yours.tobytes())
-
-
-def dump(client: Any) -> dict[bytes, bytes]:
-    """Every key with its value, as Redis itself would write them down."""
-    return {name: client.dump(name) for name in client.scan_iter()}
-
-
-def eventually(holds: Callable[[], bool], within_s: float = 5) -> None:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        with suppress(StoreUnavailable):
-            if holds():
-                return
-    pytest.fail("never came true")
 
 
 @contextmanager
@@ -71,19 +28,6 @@ def unavailable_within(bound_s: float) -> Iterator[pytest.ExceptionInfo[StoreUna
     with pytest.raises(StoreUnavailable) as caught:
         yield caught
     assert time.monotonic() - started < bound_s
-
-
-@pytest.fixture
-def raw(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[CarrierStore]:
-    opened = CarrierStore(redis_url, FINGERPRINT)
-    yield opened
-    opened.close()
 
 
 def test_what_is_put_is_got_bit_for_bit_in_the_order_asked(store: CarrierStore) -> None:
@@ -165,16 +109,6 @@ def test_a_value_of_another_model_is_a_miss(store: CarrierStore, redis_url: str,
     foreign.close()
 
 
-def test_expired_carriers_leave_the_index(redis_url: str, raw: Any) -> None:
-    store = CarrierStore(redis_url, FINGERPRINT)
-    times = list(range(1000, 1600))  # more than one batch of trimming
-    store.put([write(at_ms) for at_ms in times])
-    raw.unlink(*[keys.carrier(key(at_ms), FINGERPRINT) for at_ms in times[:-2]])
-    assert store.span("dock") == TimeRange(start_ms=1598, end_ms=1599)
-    assert store.times("dock") == [1598, 1599] and raw.zcard(keys.index("dock", FINGERPRINT)) == 2
-    store.close()
-
-
 def test_everything_expires_by_itself(redis_url: str, raw: Any) -> None:
     store = CarrierStore(redis_url, FINGERPRINT, ttl_s=0.05, picture_ttl_s=0.05)
     store.put([write(1000), write(2000)])
@@ -187,7 +121,7 @@ def test_pictures_and_carriers_have_their_own_times_to_live(redis_url: str, raw:
     store = CarrierStore(redis_url, FINGERPRINT, ttl_s=1000, picture_ttl_s=10)
     store.put([write(1000)])
     lives = {name.decode(): raw.ttl(name) for name in raw.scan_iter()}
-    short = {keys.picture("dock", 1000), keys.seen("dock")}
+    short = {keys.picture("dock", 1000), keys.pictures("dock")}
     assert all((990 < ttl <= 1000) != (name in short) for name, ttl in lives.items()) and len(lives) == 5
     store.close()
 
@@ -219,38 +153,6 @@ def test_pictures(store: CarrierStore) -> None:
     assert store.picture("dock", 1000) == b"\xff\xd8 1000"
     assert store.picture("dock", 1001) is None
     assert store.newest_picture("dock") == (2000, b"\xff\xd8 2000")
-
-
-def test_forget_leaves_no_key_of_the_camera_and_every_key_of_others(store: CarrierStore, redis_url: str, raw: Any) -> None:
-    foreign, registry = CarrierStore(redis_url, "ffffffff"), Registry(redis_url)
-    neighbours = ["dock2", "doc", "dock-2"]
-    for camera_id in ["dock", *neighbours]:
-        store.put([write(at_ms, camera_id) for at_ms in (1000, 2000)])
-        foreign.put([write(at_ms, camera_id, fingerprint="ffffffff") for at_ms in (1000, 3000)])
-        registry.report([CameraStatus(camera_id=camera_id, phase=CameraPhase.LIVE)])
-    registry.add_camera(Camera(id="gate", uri="rtsp://x"))
-    names = set(raw.scan_iter())
-    traces = {name for name in names if b"{dock}" in name or name == b"lw:status:dock"}
-    assert store.forget("dock") == len(traces) == 13
-    assert set(raw.scan_iter()) == names - traces | {keys.forgotten("dock").encode()}
-    assert set(registry.statuses()) == set(neighbours) and b"dock" not in raw.smembers(keys.REPORTING)
-    assert store.forget("dock") == 0
-    foreign.close()
-    registry.close()
-
-
-def test_a_write_under_way_when_its_camera_is_forgotten_is_undone_until_the_camera_comes_back(
-    store: CarrierStore, redis_url: str, raw: Any
-) -> None:
-    registry = Registry(redis_url)
-    store.put([write(1000)])
-    store.forget("dock")
-    store.put([write(2000)])
-    assert set(raw.scan_iter()) == {keys.forgotten("dock").encode()}
-    registry.add_camera(Camera(id="dock", uri="rtsp://x"))
-    store.put([write(3000)])
-    assert store.times("dock") == [3000]
-    registry.close()
 
 
 @pytest.mark.parametrize("camera_id", ["*", "a}b", "", "A", "a b", "../x", "a" * 64])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core import Carrier, CarrierKey, CarrierWrite, LongwatchError, StoreUnavailable, TimeRange
+from pipeline.core import Carrier, CarrierKey, CarrierWrite, Gap, LongwatchError, StoreUnavailable, Superseded, TimeRange
 from pipeline.writer import Writer
 
 PATIENCE_S = 60.0  # until a condition that must come true is taken for one that never does
@@ -59,9 +59,9 @@ class Shelf:
             self._changed.notify_all()
 
 
-def write(at_ms: int) -> CarrierWrite:
+def write(at_ms: int, camera_id: str = "gate") -> CarrierWrite:
     carrier = Carrier(
-        key=CarrierKey(camera_id="gate", at_ms=at_ms),
+        key=CarrierKey(camera_id=camera_id, at_ms=at_ms),
         fingerprint="0" * 16,
         span=TimeRange(start_ms=at_ms, end_ms=at_ms),
         embedding=np.zeros(1, np.float32),
@@ -192,3 +192,64 @@ def test_loss_is_said_again_each_time_it_has_doubled(caplog: pytest.LogCaptureFi
     writer.close(PATIENCE_S)
     assert writer.lost == 100
     assert len(caplog.records) == 7  # at 1, 2, 4, 8, 16, 32, 64
+
+
+def test_cameras_take_turns_and_a_batch_is_of_one() -> None:
+    shelf = Shelf()
+    writer = Writer(shelf.put, batch=2)
+    with shelf.slow():
+        writer.write(write(0))
+        shelf.until(lambda: shelf.batches == [[0]])
+        for i, camera_id in enumerate(["gate", "gate", "gate", "yard", "dock", "yard"], 1):
+            writer.write(write(i, camera_id))
+    writer.close(PATIENCE_S)
+    assert shelf.batches == [[0], [1, 2], [4, 6], [5], [3]]
+
+
+def test_a_camera_that_cannot_be_written_costs_no_other_its_place() -> None:
+    shelf = Shelf()
+    writer = Writer(shelf.put, limit=5)
+    with shelf.slow():
+        writer.write(write(0))
+        shelf.until(lambda: shelf.batches == [[0]])
+        writer.write(write(1, "yard"))
+        for i in range(2, 12):
+            writer.write(write(i))
+    writer.close(PATIENCE_S)
+    assert sorted(shelf.kept) == [0, 1, 8, 9, 10, 11] and writer.lost == 6
+
+
+def test_what_was_lost_is_noted_once_by_camera_when_the_store_is_back() -> None:
+    shelf, noted = Shelf(), list[Gap]()
+    refusals = [StoreUnavailable("still away")]
+
+    def note(gap: Gap) -> None:
+        if refusals:
+            raise refusals.pop()
+        noted.append(gap)
+
+    writer = Writer(shelf.put, note=note, limit=2, batch=1)
+    with shelf.slow():
+        writer.write(write(0))
+        shelf.until(lambda: shelf.batches == [[0]])
+        for i in range(1, 6):
+            writer.write(write(i))
+        writer.write(write(10, "yard"))
+        shelf.answers = [Refused("odd")]
+    writer.close(PATIENCE_S)
+    assert writer.lost == 5 and sorted(shelf.kept) == [5, 10]
+    assert [(gap.camera_id, gap.span.start_ms, gap.span.end_ms) for gap in noted] == [("gate", 0, 4)]
+    assert noted[0].reason.startswith("5 moments")
+
+
+def test_what_rests_on_superseded_memory_is_dropped_told_and_no_gap() -> None:
+    shelf, told, noted = Shelf(), list[str](), list[Gap]()
+    writer = Writer(shelf.put, note=noted.append, superseded=told.append, batch=1)
+    with shelf.slow():
+        shelf.answers = [Superseded("another prefiller has it")]
+        writer.write(write(0))
+        shelf.until(lambda: shelf.batches == [[0]])
+        writer.write(write(1))
+        writer.write(write(2, "yard"))
+    writer.close(PATIENCE_S)
+    assert (shelf.kept, told, noted, writer.lost) == ([2], ["gate"], [], 2)

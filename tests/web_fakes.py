@@ -17,6 +17,7 @@ from pipeline.core import (
     CameraStatus,
     Evidence,
     Gap,
+    Kept,
     NoMemory,
     Question,
     Rule,
@@ -73,8 +74,11 @@ class FakeRegistry:
     def remove_rule(self, rule_id: str) -> bool:
         return self.ruleset.pop(rule_id, None) is not None
 
-    def remove_alerts(self, camera_id: str) -> int:
-        kept = [alert for alert in self.alerted if alert.camera_id != camera_id]
+    def ever(self) -> list[str]:
+        return sorted(self.cams)
+
+    def forget(self, camera_id: str, when: TimeRange | None = None) -> int:
+        kept = [a for a in self.alerted if a.camera_id != camera_id or (when is not None and a.at_ms not in when)]
         removed, self.alerted = len(self.alerted) - len(kept), kept
         return removed
 
@@ -104,10 +108,17 @@ class FakeStore:
         return TimeRange(start_ms=times[0], end_ms=times[-1]) if times else None
 
     def forget(self, camera_id: str) -> int:
-        times = self.times(camera_id)
+        return self.delete(camera_id, TimeRange(start_ms=0, end_ms=2**53))
+
+    def delete(self, camera_id: str, span: TimeRange) -> int:
+        times = [at for at in self.times(camera_id) if at in span]
         for at in times:
             del self.pictures[camera_id, at]
         return len(times)
+
+    def kept(self, camera_id: str) -> Kept:
+        lost = Gap(camera_id=camera_id, span=TimeRange(start_ms=T0, end_ms=T0 + 1), reason="lost")
+        return Kept(camera_id=camera_id, span=self.span(camera_id), pictures=len(self.times(camera_id)), gaps=(lost,))
 
     def ping(self) -> None:
         if self.down:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Path, Query, Response
 from fastapi.responses import FileResponse
 
 from pipeline.core import Alert, Answer, BadCamera, Camera, CameraPhase, CameraStatus, NoMemory, Question, Rule, TimeRange, UnknownCamera
+from web import memory
 from web.guard import Conflict, FailureOut, NoAnswer, NotReady, UnknownRule, explain, protect
 from web.schemas import AlertOut, AnswerOut, AskBody, Id, RuleBody, RuleOut, StreamBody, StreamOut, iso, uri_parts
 
@@ -22,7 +23,7 @@ CameraPath = Annotated[Id, Path()]
 TimePath = Annotated[int, Path(ge=0, lt=10**13)]
 
 
-class Registry(Protocol):
+class Registry(memory.Registry, Protocol):
     """What is watched and watched for. Every call may block, and raises StoreUnavailable when it cannot be served."""
 
     def cameras(self) -> list[Camera]:
@@ -49,11 +50,8 @@ class Registry(Protocol):
     def alerts(self, limit: int, /) -> list[Alert]:
         """The newest alerts, newest first."""
 
-    def remove_alerts(self, camera_id: str, /) -> int:
-        """Delete a camera's alerts."""
 
-
-class Store(Protocol):
+class Store(memory.Store, Protocol):
     """What is remembered. Every call may block, and raises StoreUnavailable when it cannot be served."""
 
     def picture(self, camera_id: str, at_ms: int, /) -> bytes | None:
@@ -66,7 +64,7 @@ class Store(Protocol):
         """From the oldest to the newest that is remembered."""
 
     def forget(self, camera_id: str, /) -> int:
-        """Delete everything of a camera; how many carriers there were."""
+        """Delete everything of a camera; how many carriers and pictures there were."""
 
     def ping(self) -> object:
         """Return when the store answers."""
@@ -78,7 +76,8 @@ def create_app(registry: Registry, store: Store, ask: Ask | None, *, token: str 
     `allow_files` lets clients name files of this machine as cameras: for a demo on one's own machine only.
     """
     app = FastAPI(title="Longwatch", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", responses=FAILURES)
-    for router in (questions(ask), streams(registry, store, allow_files), frames(registry, store), rules(registry), health(store, ask)):
+    routers = (questions(ask), streams(registry, store, allow_files), frames(registry, store), rules(registry), health(store, ask))
+    for router in (*routers, memory.memory(registry, store)):
         app.include_router(router, prefix="/v1")
     app.include_router(page())
     protect(app, token)
@@ -124,7 +123,7 @@ def streams(registry: Registry, store: Store, allow_files: bool) -> APIRouter:
     @router.delete("/{camera}")
     def remove_stream(camera: CameraPath, forget: bool = False) -> dict[str, str | bool | int]:
         removed = registry.remove_camera(camera)
-        forgotten = store.forget(camera) + registry.remove_alerts(camera) if forget else 0
+        forgotten = store.forget(camera) + registry.forget(camera) if forget else 0
         if not removed and not forgotten:
             raise UnknownCamera(f"no camera {camera} is watched" + (" or remembered" if forget else ""))
         return {"id": camera, "removed": removed, "forgotten": forgotten}

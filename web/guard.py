@@ -45,6 +45,7 @@ STATUS: dict[type[core.LongwatchError], tuple[int, str | None]] = {
     core.NoMemory: (404, "Ask about a longer or another time, or look at GET /v1/streams for what is remembered."),
     UnknownRule: (404, "GET /v1/rules lists the rules."),
     core.BadCamera: (422, None),
+    core.BadSpan: (422, None),
     Conflict: (409, "Remove the old one first, or choose another id."),
     NoAnswer: (502, "Ask again, or in other words."),
     core.StoreUnavailable: (503, "Check that Redis runs and can be reached; nothing that was acknowledged is lost."),

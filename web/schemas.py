@@ -13,6 +13,7 @@ from pipeline.redact import redact
 
 UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 AGO = re.compile(r"-(\d{1,6})([smhd])")
+SECONDS = re.compile(r"\d{1,10}(\.\d{1,6})?", re.ASCII)
 YEAR_2100_S = 4_102_444_800  # a number above it is milliseconds by mistake
 TIME_HELP = "use ISO-8601 with an offset (2026-01-31T08:00:00Z), UNIX seconds, or a time ago such as -15m (s, m, h or d)"
 
@@ -26,6 +27,8 @@ def moment_ms(value: object, now: int) -> int:
     """The time that a client names, in UTC milliseconds; `now` anchors a time ago."""
     if isinstance(value, str) and (ago := AGO.fullmatch(value)):
         return max(0, now - int(ago[1]) * UNIT_MS[ago[2]])
+    if isinstance(value, str) and SECONDS.fullmatch(value):  # in a query, everything is text
+        value = float(value)
     if isinstance(value, str) and len(value) <= 40:
         try:
             at = datetime.fromisoformat(value)

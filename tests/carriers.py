@@ -1,0 +1,55 @@
+"""Carriers and writes for the tests of the memory."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, StoreUnavailable, TimeRange
+
+FINGERPRINT = "0a1b2c3d"
+
+
+def carrier(at_ms: int, camera_id: str = "dock", fingerprint: str = FINGERPRINT) -> Carrier:
+    rng = np.random.default_rng(at_ms)
+    return Carrier(
+        key=CarrierKey(camera_id=camera_id, at_ms=at_ms),
+        fingerprint=fingerprint,
+        span=TimeRange(start_ms=at_ms, end_ms=at_ms + 900),
+        embedding=rng.standard_normal(32).astype(np.float16),
+        kv=rng.standard_normal((3, 2, 2, 8)).astype(np.float16),
+    )
+
+
+def write(
+    at_ms: int, camera_id: str = "dock", live: tuple[int, ...] = (), fingerprint: str = FINGERPRINT, claim: Claim | None = None
+) -> CarrierWrite:
+    return CarrierWrite(carrier=carrier(at_ms, camera_id, fingerprint), picture=b"\xff\xd8 %d" % at_ms, live=live or (at_ms,), claim=claim)
+
+
+def key(at_ms: int, camera_id: str = "dock") -> CarrierKey:
+    return CarrierKey(camera_id=camera_id, at_ms=at_ms)
+
+
+def assert_same(ours: Carrier | None, theirs: Carrier) -> None:
+    assert ours is not None
+    assert (ours.key, ours.fingerprint, ours.span) == (theirs.key, theirs.fingerprint, theirs.span)
+    for mine, yours in ((ours.embedding, theirs.embedding), (ours.kv, theirs.kv)):
+        assert (mine.dtype, mine.shape, mine.tobytes()) == (yours.dtype, yours.shape, yours.tobytes())
+
+
+def dump(client: Any) -> dict[bytes, bytes]:
+    """Every key with its value, as Redis itself would write them down."""
+    return {name: client.dump(name) for name in client.scan_iter()}
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 5) -> None:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        with suppress(StoreUnavailable):
+            if holds():
+                return
+    pytest.fail("never came true")
