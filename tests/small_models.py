@@ -239,3 +239,8 @@ def off(a: object, b: object) -> float:
 
 def bound(dtype: torch.dtype) -> float:
     return 1e-12 if dtype == F64 else 1e-4
+
+
+def first_tokens(b: Backbone, word: str) -> list[int]:
+    ways = (word, f" {word}", word.title(), f" {word.title()}")
+    return sorted({b.tokenizer(way, add_special_tokens=False).input_ids[0] for way in ways})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_videoscan import F32, F64, ONE, SHAPES, Shape, backbone, bound, frames, off, some_models, stream
+from small_models import F32, F64, ONE, Shape, backbone, bound, frames, off, shapes, some_models, stream
 from torch import Tensor
 
 from model.backbone import Backbone
@@ -63,7 +63,7 @@ ROUNDS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=Tru
 
 
 @some_models
-@given(SHAPES, st.integers(1, 4), ROUNDS, st.booleans())
+@given(shapes(), st.integers(1, 4), ROUNDS, st.booleans())
 def test_carriers_and_evictions_are_those_of_the_plain_memory(shape: Shape, live: int, rounds: list[list[int]], fused: bool) -> None:
     b = backbone(shape)
     if fused:

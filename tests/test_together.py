@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_videoscan import F32, F64, ONE, SHAPES, Shape, backbone, first_tokens, frames, some_models, stream
+from small_models import F32, F64, ONE, Shape, backbone, first_tokens, frames, shapes, some_models, stream
 
 from model.backbone import Backbone
 from model.context import Carriers
@@ -43,7 +43,7 @@ def asked_together(b: Backbone, sizes: Sequence[int], fused: bool, bound: float)
 
 
 @some_models
-@given(SHAPES, st.lists(st.integers(1, 5), min_size=3, max_size=3), st.booleans())
+@given(shapes(), st.lists(st.integers(1, 5), min_size=3, max_size=3), st.booleans())
 def test_together_is_as_one_by_one(shape: Shape, sizes: list[int], fused: bool) -> None:
     asked_together(backbone(shape), sizes, fused, 1e-10)
 

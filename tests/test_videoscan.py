@@ -20,6 +20,7 @@ from small_models import (
     Shape,
     backbone,
     bound,
+    first_tokens,
     frames,
     kv,
     off,
@@ -31,12 +32,6 @@ from small_models import (
 from model.backbone import Backbone
 from model.context import Carriers, clip_pass
 from model.videoscan import ForeignCarrier, VideoScan
-
-
-def first_tokens(b: Backbone, word: str) -> list[int]:
-    ways = (word, f" {word}", word.title(), f" {word.title()}")
-    return sorted({b.tokenizer(way, add_special_tokens=False).input_ids[0] for way in ways})
-
 
 # Streaming equals training
 
