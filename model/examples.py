@@ -16,7 +16,7 @@ from model.backbone import Backbone
 from model.images import normalise
 from model.probe import SUBJECTS, WALKING, told
 from model.prompt import prompt
-from simulator.questions import FAMILIES, Quiz, ask, describe, presence, presence_now
+from simulator.questions import FAMILIES, Quiz, ask, describe, direction, order, presence, presence_now
 from simulator.visits import CAMERAS, WIDTH
 from simulator.watching import Shot, Watch
 from simulator.world import Sighting, Site
@@ -26,6 +26,9 @@ SHAPES = {
     "frames": ((1, 1, 128), (2, 1, 64), (4, 1, 32)),
     "questions": ((8, 4, 3), (16, 4, 2), (24, 4, 1), (32, 4, 1), (48, 2, 1)),
 }
+
+
+HARD = (order, direction)  # learnt last, and so asked more often
 
 
 class Library:
@@ -171,11 +174,11 @@ def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Exa
     for camera in range(watched):
         alone = range(camera * frames, (camera + 1) * frames)
         for _ in range(2):
-            examples += _over(shots, alone, base, (*FAMILIES, presence, presence_now, describe), r)
+            examples += _over(shots, alone, base, (*FAMILIES, *HARD, *HARD, presence, presence_now, describe), r)
     for _ in range(5):
         cameras = r.sample(range(watched), r.randint(2, watched))
         some = [i for c in cameras for i in range(c * frames, (c + 1) * frames)]
-        examples += _over(shots, some, base, FAMILIES, r)
+        examples += _over(shots, some, base, (*FAMILIES, *HARD), r)
     return examples
 
 

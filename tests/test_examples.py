@@ -9,7 +9,8 @@ from test_simulator import asked_about, shows
 from transformers import PreTrainedTokenizerFast
 
 from model import vocabulary
-from model.examples import Batch, Example, Library, _collate, _seconds, batch_of
+from model.examples import Batch, Example, Library, _collate, _seconds, _told, batch_of
+from model.probe import WALKING, told
 from model.vocabulary import ANSWER, END, VIDEO
 from pipeline.grounding import WHEN, WHERE
 from simulator.questions import Quiz
@@ -141,21 +142,31 @@ def test_contexts_point_to_the_frames_that_the_question_was_made_from(
     assert checked >= 5
 
 
-def test_a_caption_is_of_its_one_frame(library: Library, tokenizer: PreTrainedTokenizerFast) -> None:
-    batch = batch_of(library, "captions", tokenizer, Random(1))
-    assert batch.clips.shape[1] == 4
-    assert set(batch.counts.tolist()) == {1}
-    assert len(set(batch.context.flatten().tolist())) > 100
-    details = 0
-    for i, family in enumerate(batch.families):
-        (shot,) = shots_of(batch, i, library)
-        if family == "detail":
-            shown = sorted((s for s in shot.sightings if s.visible >= 0.35), key=lambda s: s.x)[:5]
-            told = plain(answer_of(batch, i, tokenizer).removesuffix(END))
-            places = [int(c) for c in told if c.isdigit()]
-            assert places == [1 + min(7, max(0, int(s.x // 80))) for s in shown]
-            details += bool(shown)
-    assert details > 20
+def test_frames_are_shown_in_short_clips_with_nothing_asked(library: Library, tokenizer: PreTrainedTokenizerFast) -> None:
+    lengths = set()
+    for seed in range(12):
+        batch = batch_of(library, "frames", tokenizer, Random(seed))
+        frames = batch.clips.shape[1] - 3
+        lengths.add(frames)
+        assert batch.families == []
+        assert len(batch.clips) * frames == 128
+    assert lengths == {1, 2, 4}
+
+
+def test_what_the_probe_reads_is_of_the_batchs_own_frames(library: Library, tokenizer: PreTrainedTokenizerFast) -> None:
+    library._told = torch.stack([_told(truth) for truth in library.truth])
+    batch = next(b for seed in range(12) if (b := batch_of(library, "frames", tokenizer, Random(seed))).clips.shape[1] > 4)
+    read = library.told(batch)
+    seen = 0
+    for clip, rows in zip(batch.clips.tolist(), read, strict=True):
+        site, mirrored, camera, *seconds = clip
+        for i, (shot, row) in enumerate(zip(library.shots(site, camera, seconds, bool(mirrored)), rows, strict=True)):
+            expected = torch.tensor(told(shot.sightings))
+            if i == 0:
+                expected[WALKING] = torch.nan  # which way somebody walks cannot be told from one picture
+            assert torch.equal(row.nan_to_num(-9), expected.nan_to_num(-9))
+            seen += bool(shot.sightings)
+    assert seen > 20
 
 
 def test_a_mirrored_clip_is_its_mirror_image(library: Library) -> None:
