@@ -23,7 +23,7 @@ from simulator.world import Sighting, Site
 
 # Of each stage: frames of a clip, cameras of a site, sites.
 SHAPES = {
-    "frames": ((1, 1, 128), (2, 1, 64), (4, 1, 32)),
+    "frames": ((1, 1, 96), (2, 1, 48), (8, 1, 12), (16, 1, 6)),
     "questions": ((8, 4, 3), (16, 4, 2), (24, 4, 1), (32, 4, 1), (48, 2, 1)),
 }
 
@@ -126,7 +126,7 @@ class Batch:
     clips: Tensor  # [clips, 3 + frames]: site, mirrored, camera, then seconds
     context: Tensor  # [n, carriers]: indices into clips * frames, in order of time, padded with 0
     counts: Tensor  # [n] real carriers
-    evidence: Tensor  # [n, carriers] bool: these show the answer
+    evidence: Tensor  # [n, 2, carriers] bool: these show the answer; each evidence head's own
     tokens: Tensor  # [n, length]: question, answer, end, padding
     answer: Tensor  # [n, length] bool: tokens that are the answer's (or its end)
     begins: Tensor  # [n] index of the question's last token
@@ -139,6 +139,7 @@ class Example:
 
     context: list[int]
     quiz: Quiz
+    looks: tuple[Sequence[int], Sequence[int]]  # see `_looks`
 
 
 def batch_of(library: Library, stage: str, tokenizer: Any, r: Random) -> Batch:
@@ -174,7 +175,7 @@ def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Exa
     for camera in range(watched):
         alone = range(camera * frames, (camera + 1) * frames)
         for _ in range(2):
-            examples += _over(shots, alone, base, (*FAMILIES, *HARD, *HARD, presence, presence_now, describe), r)
+            examples += _over(shots, alone, base, (*FAMILIES, *HARD, presence, presence_now, describe), r)
     for _ in range(5):
         cameras = r.sample(range(watched), r.randint(2, watched))
         some = [i for c in cameras for i in range(c * frames, (c + 1) * frames)]
@@ -190,7 +191,17 @@ def _over(shots: list[Shot], some: Sequence[int], base: int, families: Sequence[
     kept.sort(key=lambda i: shots[i].at)
     w = Watch([shots[i] for i in kept])
     asked = (ask(w, r, family) for family in families)
-    return [Example(context=[base + i for i in kept], quiz=quiz) for quiz in asked if quiz]
+    return [Example(context=[base + i for i in kept], quiz=quiz, looks=_looks(quiz, w)) for quiz in asked if quiz]
+
+
+def _looks(quiz: Quiz, w: Watch) -> tuple[Sequence[int], Sequence[int]]:
+    """What each of the two evidence heads is to look at: the same, but where a way is asked for its beginning and its end."""
+    if quiz.family != "direction":
+        return quiz.evidence, quiz.evidence
+    way = max(w.ids(quiz.about[0]).values(), key=lambda shots: shots[-1])
+    way = [i for i in way if w.shots[i].camera == w.shots[way[-1]].camera]
+    some = min(2, (len(way) + 1) // 2)
+    return way[:some], way[-some:]
 
 
 def _collate(clips: list[list[int]], examples: list[Example], tokenizer: Any) -> Batch:
@@ -199,12 +210,13 @@ def _collate(clips: list[list[int]], examples: list[Example], tokenizer: Any) ->
     n, widest = len(examples), max((len(e.context) for e in examples), default=0)
     tokens = torch.full((n, longest), tokenizer.pad_token_id)
     answer = torch.zeros(n, longest, dtype=torch.bool)
-    context, evidence = torch.zeros(n, widest, dtype=torch.long), torch.zeros(n, widest, dtype=torch.bool)
+    context, evidence = torch.zeros(n, widest, dtype=torch.long), torch.zeros(n, 2, widest, dtype=torch.bool)
     for i, (example, (q, a)) in enumerate(zip(examples, texts, strict=True)):
         tokens[i, : len(q) + len(a)] = torch.tensor(q + a)
         answer[i, len(q) : len(q) + len(a)] = True
         context[i, : len(example.context)] = torch.tensor(example.context)
-        evidence[i, list(example.quiz.evidence)] = True
+        for head, look in enumerate(example.looks):
+            evidence[i, head, list(look)] = True
     return Batch(
         clips=torch.tensor(clips),
         context=context,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, smooth_l1_loss
 
 from simulator.visits import COLOURS, MOVERS, THINGS, WIDTH
 from simulator.watching import CLEAR, HINT
@@ -18,7 +18,7 @@ from simulator.world import Sighting
 
 SUBJECTS = tuple([(kind, colour) for kind in MOVERS for colour in COLOURS] + [(kind, "") for kind in THINGS])
 PARTS = (len(SUBJECTS), len(SUBJECTS), len(SUBJECTS), len(MOVERS))  # is it there, where, which way it goes; how many of a kind
-WEIGHTS = (8.0, 2.0, 1.0, 1.0)
+WEIGHTS = (8.0, 6.0, 1.5, 1.0)
 RARE = -3.0  # the logit of any one subject's being there
 WALKING = [2 * len(SUBJECTS) + i for i, (kind, _) in enumerate(SUBJECTS) if kind == "person"]  # cannot be told from one picture
 
@@ -64,8 +64,8 @@ class Probe(nn.Module):
     @staticmethod
     def loss(scores: Tensor, truth: Tensor) -> Tensor:
         """How far the scores are from the truth, both [..., sum(PARTS)]."""
-        yes_no, number = binary_cross_entropy_with_logits, smooth_l1_loss
-        kinds: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (yes_no, number, yes_no, number)
+        yes_no = binary_cross_entropy_with_logits
+        kinds: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (yes_no, l1_loss, yes_no, smooth_l1_loss)
         total = scores.new_zeros(())
         for score, label, loss, weight in zip(scores.split(PARTS, -1), truth.split(PARTS, -1), kinds, WEIGHTS, strict=True):
             known = ~label.isnan()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 import typer
 from safetensors.torch import load_file
@@ -86,7 +87,7 @@ def answers(backbone: Backbone, keys: Tensor, values: Tensor, batch: Batch) -> t
     logits = backbone.logits(out.last_hidden_state[asked])
     wrong = torch.zeros_like(asked).masked_scatter(asked, logits.argmax(-1) != target[asked])
     words = _each_alike(nn.functional.cross_entropy(logits, target[asked], reduction="none"), asked)
-    return words, evidence_loss(backbone, out.attentions, batch), ~wrong.any(1)
+    return words, evidence_loss(backbone, out.attentions, batch, asked), ~wrong.any(1)
 
 
 def _each_alike(loss: Tensor, asked: Tensor) -> Tensor:
@@ -101,16 +102,16 @@ def _chosen(keys: Tensor, values: Tensor, batch: Batch) -> Carriers:
     return Carriers(keys=chosen_keys, values=chosen_values, counts=batch.counts)
 
 
-def evidence_loss(backbone: Backbone, attentions: tuple[Tensor, ...], batch: Batch) -> Tensor:
-    """Where the answer begins, the evidence heads are to look at the carriers that show it, or at none of them."""
+def evidence_loss(backbone: Backbone, attentions: tuple[Tensor, ...], batch: Batch, asked: Tensor) -> Tensor:
+    """With every word of the answer, each evidence head is to look at the carriers that show it, or at none of them."""
     prefix, carriers = len(backbone.prefix), batch.context.shape[1]
-    rows = torch.arange(len(batch.counts))
-    look = attentions[EVIDENCE_LAYER][rows, :, batch.begins][:, list(EVIDENCE_HEADS)]  # [n, heads, prefix + carriers + text]
-    on_carriers = look[:, :, prefix : prefix + carriers]
-    shown = (on_carriers * batch.evidence[:, None]).sum(-1)
+    look = attentions[EVIDENCE_LAYER][:, list(EVIDENCE_HEADS)]  # [n, heads, length, prefix + carriers + text]
+    on_carriers = look[..., prefix : prefix + carriers]
+    shown = (on_carriers * batch.evidence[:, :, None]).sum(-1)
     elsewhere = look.sum(-1) - on_carriers.sum(-1)
-    mass = torch.where(batch.evidence.any(1)[:, None], shown, elsewhere)
-    return -(mass + 1e-4).log().mean()
+    mass = torch.where(batch.evidence.any(-1)[..., None], shown, elsewhere)
+    loss = -(mass + 1e-4).log().mean(1)  # [n, length]
+    return _each_alike(loss[asked], asked)
 
 
 def schedule(done: float, step: int) -> float:
@@ -125,14 +126,14 @@ def batches(library: Library, stage: str, tokenizer: object, seed: str) -> Itera
         yield batch_of(library, stage, tokenizer, r)
 
 
-def train(backbone: Backbone, library: Library, stage: str, minutes: float, rate: float, out: Path) -> None:
+def train(backbone: Backbone, probe: Probe, library: Library, stage: str, minutes: float, rate: float, out: Path) -> None:
     """Train one stage for a given time, showing progress and saving as it goes."""
-    probe = Probe(backbone.spec.layers, backbone.spec.kv_heads, backbone.head_dim)
     weights = [p for p in backbone.net.parameters() if p.requires_grad]
     groups = [{"params": weights, "share": 1.0}, {"params": [*probe.parameters()], "share": PROBE_RATE}]
     optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     start, shown = time.monotonic(), time.monotonic()
     tally: dict[str, list[float]] = {}
+    told: list[list[float]] = []
     for step, batch in enumerate(batches(library, stage, backbone.tokenizer, f"{stage} {start}")):
         done = (time.monotonic() - start) / (60 * minutes)
         if done >= 1:
@@ -144,15 +145,22 @@ def train(backbone: Backbone, library: Library, stage: str, minutes: float, rate
         lost.total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
+        told.append(lost.told)
         for family, hit in zip(batch.families, lost.right.tolist(), strict=True):
             tally.setdefault(family, []).append(hit)
         if time.monotonic() - shown > 60:
             shown = time.monotonic()
-            figures = f"words {lost.words.item():.3f} evidence {lost.evidence.item():.3f} probe {lost.probe.item():.3f} {lost.told}"
+            figures = f"words {lost.words.item():.3f} evidence {lost.evidence.item():.3f} probe {lost.probe.item():.3f} {_means(told)}"
             print(f"{stage} {done:.0%} step {step} {figures} {_table(tally)}", flush=True)
             tally.clear()
+            told.clear()
             save(backbone, out)
     save(backbone, out)
+
+
+def _means(told: list[list[float]]) -> list[float]:
+    """Of each figure, leaving out batches that had nothing of the kind."""
+    return [round(float(x), 3) for x in np.nanmean(told, axis=0)]
 
 
 def _table(tally: dict[str, list[float]]) -> str:
@@ -176,9 +184,10 @@ def main(
         saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
         backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
     library = Library(footage, backbone)
+    probe = Probe(backbone.spec.layers, backbone.spec.kv_heads, backbone.head_dim)
     if frames:
-        train(backbone, library, "frames", frames, 1.5e-3, out)
-    train(backbone, library, "questions", questions, rate, out)
+        train(backbone, probe, library, "frames", frames, 1.5e-3, out)
+    train(backbone, probe, library, "questions", questions, rate, out)
 
 
 def _tower(backbone: Backbone) -> dict[str, Tensor]:
