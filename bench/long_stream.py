@@ -56,11 +56,18 @@ def _parent(process: Path) -> int:
 
 def _resident(pid: int) -> dict[str, float]:
     try:
-        name = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:40].strip()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
         return {}
-    return {f"{name or 'kernel'} {pid}": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+    return {f"{_program(words)} {pid}": pages * os.sysconf("SC_PAGE_SIZE") / 2**20}
+
+
+def _program(words: list[str]) -> str:
+    """What runs, without where it lies: a script's or a module's name, or what the process calls itself."""
+    scripts = [w for w in words[1:] if w and not w.startswith("-")]
+    is_python = Path(words[0]).name.startswith("python")
+    return Path(scripts[0] if is_python and scripts else words[0]).name or "kernel"
 
 
 def watch(client: httpx.Client, seconds: float) -> list[dict[str, float]]:

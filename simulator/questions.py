@@ -238,7 +238,7 @@ def describe(w: Watch, r: Random) -> Quiz | None:
 
 
 def detail(w: Watch, r: Random) -> Quiz | None:
-    """Everything now with its place (1 left to 8 right) and heading: what teaches a carrier to hold a frame."""
+    """Everything now with its place (1 left to 8 right) and heading: words that the tokenizer knows and nobody asks for yet."""
     if len(w.cameras) > 1:
         return None
     shown = sorted((s for s in w.shots[-1].sightings if s.visible >= 0.35), key=lambda s: s.x)[:5]
