@@ -49,6 +49,7 @@ class CameraSection(Section):
 
     uri: Secret = Field(repr=False)
     fps: float = 1.0
+    still_s: float = core.STILL_S
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +121,7 @@ class Config(Section):
     def watched(self) -> list[core.Camera]:
         """The cameras as the ingest takes them."""
         try:
-            return [core.Camera(id=name, uri=camera.uri, fps=camera.fps) for name, camera in self.cameras.items()]
+            return [core.Camera(id=name, uri=camera.uri, fps=camera.fps, still_s=camera.still_s) for name, camera in self.cameras.items()]
         except core.BadCamera as error:
             raise ValueError(f"cameras: {error}") from None
 

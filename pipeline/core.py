@@ -19,6 +19,10 @@ BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 """bfloat16, which numpy lacks: its 16 bits under its name. See `model.arrays`."""
 
 
+STILL_S = 8.0
+"""No camera that sees is silent for longer, even where nothing changes."""
+
+
 def clock(at_ms: int) -> str:
     """A time as people read it: local, to the second."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).astimezone().strftime("%H:%M:%S")
@@ -52,12 +56,15 @@ class Camera:
     id: str
     uri: str = field(repr=False)
     fps: float = 1.0  # frames a second given to the model
+    still_s: float = STILL_S  # a picture in which nothing has changed is given to it only so often; 0: each one is
 
     def __post_init__(self) -> None:
         if not CAMERA_ID.fullmatch(self.id):
             raise BadCamera(f"camera id {self.id!r}: use 1-63 of a-z, 0-9, '-' and '_', starting with a letter or digit")
         if not 0 < self.fps <= 30:
             raise BadCamera(f"camera {self.id}: fps must be above 0 and at most 30, not {self.fps}")
+        if not 0 <= self.still_s <= STILL_S:
+            raise BadCamera(f"camera {self.id}: still_s must be from 0 to {STILL_S:g}, not {self.still_s}: a longer silence would be a gap")
 
 
 class CameraPhase(StrEnum):
@@ -77,6 +84,7 @@ class CameraStatus:
     phase: CameraPhase
     frames: int = 0  # handed on to prefill
     dropped: int = 0  # replaced by newer ones before prefill took them
+    still: int = 0  # not handed on, since nothing had changed
     reconnects: int = 0
     last_frame_ms: int | None = None
     error: str | None = None

@@ -12,6 +12,7 @@ from typing import Protocol
 from pipeline.core import Camera, CameraPhase, CameraStatus, Frame, LongwatchError
 from pipeline.handover import Handover
 from pipeline.redact import redact
+from pipeline.stillness import StillGate
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class _Watch:
         self.camera = camera
         self._make_source, self._handover, self._pacing = source, handover, pacing
         self._source: Source | None = None
+        self._gate = StillGate(camera.still_s)
         self._stopping = threading.Event()
         self._phase = CameraPhase.CONNECTING
         self._connections = 0  # that gave a frame
@@ -134,6 +136,7 @@ class _Watch:
             phase=self._phase,
             frames=self._handover.taken(self.camera.id),
             dropped=self._handover.dropped(self.camera.id),
+            still=self._gate.still,
             reconnects=max(0, self._connections - 1),
             last_frame_ms=self._last_frame_ms,
             error=self._error,
@@ -164,7 +167,8 @@ class _Watch:
                 self._went_live()
             self._live_s = self._pacing.clock_s() - since_s
             self._last_frame_ms = frame.captured_ms
-            self._handover.offer(frame)
+            if self._gate.passes(frame):
+                self._handover.offer(frame)
 
     def _went_live(self) -> None:
         self._connections += 1

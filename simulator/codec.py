@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 gi.require_version("Gst", "1.0")
-from gi.repository import Gst  # noqa: E402
+gi.require_version("GstApp", "1.0")
+from gi.repository import Gst, GstApp  # noqa: E402, F401  (GstApp: gives appsrc and appsink their methods)
 
 from simulator.visits import HEIGHT, WIDTH  # noqa: E402
 
@@ -29,10 +30,10 @@ def through_h264(pictures: Iterable[NDArray[np.uint8]], quantizer: int) -> list[
         for i, picture in enumerate(pictures):
             buffer = Gst.Buffer.new_wrapped(picture.tobytes())
             buffer.pts, buffer.duration = i * Gst.SECOND, Gst.SECOND
-            source.emit("push-buffer", buffer)
-        source.emit("end-of-stream")
+            source.push_buffer(buffer)
+        source.end_of_stream()
         decoded = []
-        while (sample := sink.emit("pull-sample")) is not None:
+        while (sample := sink.pull_sample()) is not None:
             buffer = sample.get_buffer()
             decoded.append(np.frombuffer(buffer.extract_dup(0, buffer.get_size()), np.uint8).reshape(HEIGHT, WIDTH, 3))
         return decoded

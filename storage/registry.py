@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from pipeline.core import Alert, Camera, CameraPhase, CameraStatus, Evidence, LongwatchError, Rule, TimeRange
+from pipeline.core import STILL_S, Alert, Camera, CameraPhase, CameraStatus, Evidence, LongwatchError, Rule, TimeRange
 from storage import keys
 from storage.connect import connect, reaching
 
@@ -145,7 +145,12 @@ def _to_json(value: Entry, read: Callable[[Fields], Entry]) -> str:
 
 
 def _camera(fields: Fields) -> Camera:
-    return Camera(id=_typed(fields, "id", str), uri=_text(fields, "uri"), fps=_typed(fields, "fps", int, float))
+    return Camera(
+        id=_typed(fields, "id", str),
+        uri=_text(fields, "uri"),
+        fps=_typed(fields, "fps", int, float),
+        still_s=_typed({"still_s": STILL_S} | fields, "still_s", int, float),  # entries written before there was one have none
+    )
 
 
 def _status(fields: Fields) -> CameraStatus:
@@ -154,6 +159,7 @@ def _status(fields: Fields) -> CameraStatus:
         phase=CameraPhase(fields["phase"]),
         frames=_typed(fields, "frames", int),
         dropped=_typed(fields, "dropped", int),
+        still=_typed({"still": 0} | fields, "still", int),
         reconnects=_typed(fields, "reconnects", int),
         last_frame_ms=_typed(fields, "last_frame_ms", int, type(None)),
         error=_typed(fields, "error", str, type(None)),

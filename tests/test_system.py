@@ -22,6 +22,7 @@ from PIL import Image
 from actors.app import NAMESPACE, Longwatch
 from actors.demo import free_port, simulated_site
 from pipeline.config import Config
+from pipeline.core import STILL_S
 from simulator.visits import CAMERAS
 from simulator.watching import Subject, watch
 from simulator.world import Site
@@ -75,16 +76,17 @@ def picture(client: httpx.Client, path: str) -> NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(reply.content)).convert("RGB"), np.int16)
 
 
-def test_every_camera_is_live_and_remembered_about_once_a_second(client: httpx.Client) -> None:
+def test_every_camera_is_live_and_seen_about_once_a_second(client: httpx.Client) -> None:
     for camera in CAMERAS:
         told = stream(client, camera)
         assert told["phase"] == "live", told
-        assert told["frames"] >= 0.7 * remembered_s(client, camera)
+        assert told["frames"] + told["still"] >= 0.7 * remembered_s(client, camera)
+        assert told["frames"] >= remembered_s(client, camera) / (STILL_S + 2)
 
 
 def test_an_answer_comes_with_evidence_whose_picture_is_that_moment(client: httpx.Client, served: dict[str, Any]) -> None:
     answer = client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status().json()
-    assert answer["answer"] and answer["carriers"] > 5 and answer["cameras"] == ["yard"]
+    assert answer["answer"] and answer["carriers"] >= 2 and answer["cameras"] == ["yard"]
     frames = client.get("/v1/frames/yard/latest.jpg")
     at_s = int(frames.headers["Longwatch-At-Ms"]) / 1000
     assert abs(time.time() - at_s) < 10
@@ -138,7 +140,7 @@ def test_a_killed_prefill_actor_comes_back_and_goes_on_remembering(client: httpx
     ray.kill(ray.get_actor("prefill", namespace=NAMESPACE), no_restart=False)
     after = until(lambda: (end := seconds(stream(client, "gate")["remembered"]["end"])) > before + 8 and end, 90)
     answer = client.post("/v1/ask", json={"question": "Was there a car?", "cameras": ["gate"], "since": before, "until": after})
-    assert answer.raise_for_status().json()["carriers"] >= 3
+    assert answer.raise_for_status().json()["carriers"] >= 2
 
 
 def longwatch_up(*arguments: str) -> subprocess.Popen[str]:
@@ -162,7 +164,7 @@ def test_a_real_clip_is_watched_to_its_end_with_right_times_and_nothing_is_left_
             until(lambda: stream(http, "lane").get("phase") == "ended", 120)
             until(lambda: remembered_s(http, "lane") > 0.8 * events["duration"])
             answer = http.post("/v1/ask", json={"question": "Was there a white car?"}).raise_for_status().json()
-            assert answer["answer"] and answer["carriers"] >= 20
+            assert answer["answer"] and answer["carriers"] >= 10
             _check_times(CarrierStore(redis_url, answer["model"]), events)
     finally:
         os.kill(process.pid, signal.SIGTERM)
@@ -178,17 +180,17 @@ def _answers(http: httpx.Client) -> bool:
 
 
 def _check_times(store: CarrierStore, events: dict[str, Any]) -> None:
-    """About one picture a second; those from known empty times look alike, those from the middle of an event do not."""
+    """A picture a second where something moves; what shows known empty times looks alike, what shows the middle of an event does not."""
     times = store.times("lane")
-    assert 0.8 < np.median(np.diff(times)) / 1000 < 1.3
+    assert 0.8 < np.min(np.diff(times)) / 1000 and np.max(np.diff(times)) / 1000 < STILL_S + 1.3
 
-    def shown(at_s: float) -> NDArray[np.int16]:
-        nearest = min(times, key=lambda at: abs(at - times[0] - at_s * 1000))
-        assert abs(nearest - times[0] - at_s * 1000) < 1_000
-        return np.asarray(Image.open(io.BytesIO(store.picture("lane", nearest) or b"")), np.int16)
+    def shown(at_s: float, within_s: float) -> NDArray[np.int16]:
+        last = max(at for at in times if at - times[0] <= at_s * 1000 + 500)
+        assert abs(last - times[0] - at_s * 1000) < within_s * 1000
+        return np.asarray(Image.open(io.BytesIO(store.picture("lane", last) or b"")), np.int16)
 
-    empty = shown(12.0)
-    still = np.abs(empty - shown(22.0)).mean()
+    empty = shown(12.0, STILL_S + 1)
+    still = np.abs(empty - shown(22.0, STILL_S + 1)).mean()
     for event in events["events"]:
         middle = (event["start"] + event["end"]) / 2
-        assert np.abs(empty - shown(middle)).mean() > 1.5 * still, event
+        assert np.abs(empty - shown(middle, 1.3)).mean() > 1.5 * still, event

@@ -114,7 +114,7 @@ def streams(registry: Registry, store: Store, allow_files: bool) -> APIRouter:
     @router.post("", status_code=201)
     def add_stream(body: StreamBody) -> StreamOut:
         check_uri(body.uri, schemes)
-        camera = Camera(id=body.id, uri=body.uri, fps=body.fps)
+        camera = Camera(id=body.id, uri=body.uri, fps=body.fps, still_s=body.still_s)
         if any(c.id == camera.id for c in registry.cameras()):
             raise Conflict(f"a camera with the id {camera.id} is watched already")
         registry.add_camera(camera)

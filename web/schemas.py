@@ -101,6 +101,7 @@ class StreamBody(Body):
     id: Id
     uri: str = Field(min_length=1, max_length=2048, examples=["rtsp://camera.lan/stream"])
     fps: float = 1.0
+    still_s: float = core.STILL_S
 
 
 class RuleBody(Body):
@@ -218,9 +219,11 @@ class StreamOut(BaseModel):
     id: str
     uri: str  # redacted
     fps: float
+    still_s: float
     phase: core.CameraPhase | Literal["unwatched"]
     frames: int
     dropped: int
+    still: int
     reconnects: int
     last_frame: str | None
     last_frame_ms: int | None
@@ -237,9 +240,11 @@ class StreamOut(BaseModel):
             id=camera.id,
             uri=redact(camera.uri),
             fps=camera.fps,
+            still_s=camera.still_s,
             phase=s.phase if status else "unwatched",
             frames=s.frames,
             dropped=s.dropped,
+            still=s.still,
             reconnects=s.reconnects,
             last_frame=None if s.last_frame_ms is None else iso(s.last_frame_ms),
             last_frame_ms=s.last_frame_ms,

@@ -1,0 +1,49 @@
+"""Pictures in which nothing has changed are not worth a carrier each: which to pass on to the prefill plane."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core import Frame
+
+CELL = 16  # pixels: large enough to average noise away, smaller than a person at the far end of a yard
+CELLS = 3  # changed at least: a camera's own clock changes one or two
+LEVELS = 6.0  # of 255, by which a cell's mean colour has changed
+NOISE = 6.0  # or so many times what most cells change by, where a camera is noisy
+
+
+class StillGate:
+    """Of one camera, passes each picture that differs from the last one passed, and after `still_s` seconds any.
+
+    The comparison is with what was passed, not with the picture before, so that nothing can change too slowly to be noticed.
+    """
+
+    def __init__(self, still_s: float) -> None:
+        self._still_ms = still_s * 1000
+        self._last: tuple[int, NDArray[np.float32]] | None = None
+        self.still = 0  # pictures held back
+
+    def passes(self, frame: Frame) -> bool:
+        """Whether to hand the picture on."""
+        if not self._still_ms:
+            return True
+        seen = cells(frame.image)
+        if self._last and frame.captured_ms - self._last[0] < self._still_ms and not differ(seen, self._last[1]):
+            self.still += 1
+            return False
+        self._last = frame.captured_ms, seen
+        return True
+
+
+def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean colours [rows, columns, 3] of the cells of a picture [height, width, 3]; what is left at the edges is left out."""
+    rows, columns = image.shape[0] // CELL, image.shape[1] // CELL
+    whole = image[: rows * CELL, : columns * CELL]
+    return whole.reshape(rows, CELL, columns, CELL, 3).mean(axis=(1, 3), dtype=np.float32)
+
+
+def differ(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    """Whether something is in one picture and not in the other."""
+    if a.shape != b.shape or not a.size:
+        return True
+    change = np.abs(a - b).max(axis=-1)
+    return int((change > max(LEVELS, NOISE * float(np.median(change)))).sum()) >= CELLS
