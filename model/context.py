@@ -70,14 +70,20 @@ def prefix_cache(backbone: Backbone, batch: int) -> DynamicCache:
     return cache
 
 
-def with_carriers(backbone: Backbone, carriers: Carriers) -> DynamicCache:
-    """Prefix and carriers in one cache, the carriers rotated to the positions of their ranks."""
+def with_carriers(backbone: Backbone, carriers: Carriers, prefix: DynamicCache | None = None) -> DynamicCache:
+    """Prefix and carriers in one cache, the carriers rotated to the positions of their ranks.
+
+    `prefix` is `prefix_cache` of one, kept by who serves; training computes it anew, since its weights change.
+    """
     batch = len(carriers.counts)
-    cache = prefix_cache(backbone, batch)
+    cache = DynamicCache()
     ranks = torch.arange(carriers.keys.shape[3], device=backbone.device)
     cos, sin = backbone.angles(carrier_positions(backbone, ranks)[None])
-    for layer, (keys, values) in enumerate(zip(carriers.keys, carriers.values, strict=True)):
-        cache.update(rotate(keys, cos, sin), values, layer)
+    opening = (prefix or prefix_cache(backbone, 1)).layers
+    for layer, (before, keys, values) in enumerate(zip(opening, carriers.keys, carriers.values, strict=True)):
+        first = (each.expand(batch, -1, -1, -1) for each in (before.keys, before.values))
+        pairs = zip(first, (rotate(keys, cos, sin), values), strict=True)
+        cache.update(*(torch.cat(pair, dim=2) for pair in pairs), layer)
     return cache
 
 
@@ -107,14 +113,14 @@ def frame_block(backbone: Backbone, tokens: Tensor) -> Tensor:
     return torch.cat((tokens, tokens.mean(dim=-2, keepdim=True)), dim=-2)
 
 
-def frame_pass(backbone: Backbone, tokens: Tensor, past: Carriers) -> tuple[Tensor, Tensor]:
+def frame_pass(backbone: Backbone, tokens: Tensor, past: Carriers, prefix: DynamicCache | None = None) -> tuple[Tensor, Tensor]:
     """The streaming pass (3.2): a frame of each of a batch, seeing its own carriers of the past.
 
-    tokens [batch, tokens_per_frame, width]. Returns the new carriers' un-rotated keys and values, each [layers, batch,
-    kv_heads, 1, head_dim].
+    tokens [batch, tokens_per_frame, width]; `prefix` as in `with_carriers`. Returns the new carriers' un-rotated keys and
+    values, each [layers, batch, kv_heads, 1, head_dim].
     """
     blocks = frame_block(backbone, tokens)
-    cache = with_carriers(backbone, past)
+    cache = with_carriers(backbone, past, prefix)
     positions = block_positions(backbone, next_position(backbone, past.counts)[:, None])
     backbone.run(blocks, positions, cache, attend(backbone, past, blocks.shape[1]))
     last = torch.tensor([cache.get_seq_length() - 1], device=backbone.device)

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from model.backbone import Backbone, rotate
-from model.context import Carriers, attend, carrier_positions, next_position, prefix_cache
+from model.backbone import Backbone
+from model.context import Carriers, attend, next_position, prefix_cache, with_carriers
 from model.fast import Graphed
 
 
@@ -45,7 +45,7 @@ class Decoder:
         self.backbone = backbone
         self._graphs = graphs
         with torch.inference_mode():
-            self._prefix = prefix_cache(backbone, 1).layers
+            self._prefix = prefix_cache(backbone, 1)
 
     @torch.inference_mode()
     def answer(self, carriers: Carriers, suffixes: Sequence[Sequence[int]], *, longest: int) -> list[list[int]]:
@@ -65,7 +65,8 @@ class Decoder:
     @torch.inference_mode()
     def begin(self, carriers: Carriers, suffixes: Sequence[Sequence[int]], *, longest: int) -> "Answering":
         """Read the questions; the first token of every answer is there."""
-        return Answering(self.backbone, self.cache(carriers), carriers, suffixes, longest, graphs=self._graphs)
+        past = self.cache(carriers)
+        return Answering(self.backbone, past, carriers, suffixes, longest, graphs=self._graphs)
 
     @torch.inference_mode()
     def judge(self, carriers: Carriers, rules: Sequence[Sequence[int]], yes: Sequence[int], no: Sequence[int]) -> Tensor:
@@ -87,14 +88,8 @@ class Decoder:
         return torch.sigmoid(scores[..., list(yes)].logsumexp(-1) - scores[..., list(no)].logsumexp(-1))
 
     def cache(self, carriers: Carriers) -> DynamicCache:
-        """Prefix and carriers, the carriers rotated to the positions of their ranks."""
-        ranks = torch.arange(carriers.keys.shape[3], device=self.backbone.device)
-        cos, sin = self.backbone.angles(carrier_positions(self.backbone, ranks)[None])
-        cache, batch = DynamicCache(), len(carriers.counts)
-        for layer, (prefix, keys, values) in enumerate(zip(self._prefix, carriers.keys, carriers.values, strict=True)):
-            opening = [each.expand(batch, -1, -1, -1) for each in (prefix.keys, prefix.values)]
-            cache.update(torch.cat((opening[0], rotate(keys, cos, sin)), 2), torch.cat((opening[1], values), 2), layer)
-        return cache
+        """What a question over these carriers can look at."""
+        return with_carriers(self.backbone, carriers, self._prefix)
 
 
 class Answering:

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from model.arrays import numpy_dtype, to_numpy, to_tensor
 from model.backbone import Backbone
-from model.context import Carriers, attend, frame_pass, next_position, with_carriers
+from model.context import Carriers, attend, frame_pass, next_position, prefix_cache, with_carriers
 from model.decoding import greedy
 from model.memory import LiveMemory
 from pipeline import prefiller
@@ -52,6 +52,8 @@ class VideoScan:
         self._yes = self._answers("yes", "Yes")
         self._no = self._answers("no", "No")
         self._check_room(max(self._live, self.budget))
+        with torch.inference_mode():
+            self._prefix = prefix_cache(backbone, 1)
 
     def _check_room(self, carriers: int) -> None:
         known = self.backbone.config.max_position_embeddings
@@ -70,7 +72,8 @@ class VideoScan:
         Each frame attends to its own camera's memory only. The memories are not changed; the frames' tokens are dropped.
         """
         tokens = self.backbone.see([frame.image for frame in frames])
-        keys, values = frame_pass(self.backbone, tokens, self._collate([memory.carriers for memory in memories]))
+        past = self._collate([memory.carriers for memory in memories])
+        keys, values = frame_pass(self.backbone, tokens, past, self._prefix)
         kv = to_numpy(torch.stack((keys, values))[..., 0, :].permute(2, 1, 0, 3, 4))  # [batch, layers, 2, heads, dim]
         embeddings = tokens.mean(1)[:, : self.backbone.hidden]
         means = embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings  # to be numbers, in numpy too
@@ -103,7 +106,7 @@ class VideoScan:
         suffix = torch.tensor([self.backbone.suffix(question)], device=self.backbone.device)
         start = int(next_position(self.backbone, past.counts))
         positions = start + torch.arange(suffix.shape[1], device=self.backbone.device)[None]
-        cache = with_carriers(self.backbone, past)
+        cache = with_carriers(self.backbone, past, self._prefix)
         mask = attend(self.backbone, past, suffix.shape[1])
         out = self.backbone.run(self.backbone.embed(suffix), positions, cache, mask, attentions=True)
         logits = self.backbone.logits(out.last_hidden_state[0, -1])

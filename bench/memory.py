@@ -1,0 +1,173 @@
+"""What the long-term memory costs and how fast it is: bytes of a camera-day, a day of writes with the memory of the process, fetching.
+
+    python -m bench.memory [--quick] [--json FILE]
+
+A camera-day is 86,400 pictures at one a second, as many of them kept as the gate for still pictures lets through. Fetching is measured
+against a plain socket that sends the same bytes in the same run, which is what this machine can do at all.
+"""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import redis
+import typer
+from rich.progress import track
+
+from bench.report import console, show, write
+from pipeline.core import Carrier, CarrierKey, CarrierWrite, Form, TimeRange
+from storage.codec import Codec
+from storage.redis_server import PrivateRedis
+from storage.store import CarrierStore
+
+FINGERPRINT = "0a1b2c3d"
+CODEC = Codec(form=Form.INT8)  # the default of the product
+DAY = 86_400
+SIZES = {"embedded": (5, 2, 32, 192), "7B": (28, 4, 128, 3584)}  # layers, key-value heads, head size, width
+COUNTS = (64, 512, 2048)
+ROUNDS = 7
+PICTURE = 25_000  # bytes of a JPEG of 640 x 360, as the simulated site's
+
+
+def carrier(size: str, at_ms: int, noise: np.ndarray[Any, Any]) -> Carrier:
+    """A carrier of a model's size, filled with noise that does not compress."""
+    layers, heads, dim, width = SIZES[size]
+    start = at_ms % 997
+    kv = noise[start : start + layers * 2 * heads * dim].reshape(layers, 2, heads, dim)
+    key = CarrierKey(camera_id="gate", at_ms=at_ms)
+    span = TimeRange(start_ms=at_ms, end_ms=at_ms)
+    return Carrier(key=key, fingerprint=FINGERPRINT, span=span, embedding=noise[start : start + width], kv=kv)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """A private Redis."""
+    with tempfile.TemporaryDirectory() as folder, PrivateRedis(Path(folder)) as running:
+        yield running.url
+
+
+def resident_mb() -> float:
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def day_of_writes(pictures: int, noise: np.ndarray[Any, Any]) -> tuple[list[list[object]], float]:
+    """Push a camera-day of small carriers as fast as this machine can: rows by tenth of the day, and bytes of Redis for each."""
+    rows: list[list[object]] = []
+    with server() as url:
+        store, client = CarrierStore(url, FINGERPRINT, codec=CODEC), redis.Redis.from_url(url)
+        empty, now = client.info("memory")["used_memory"], int(time.time() * 1000) - pictures * 1000
+        for tenth in track(range(10), description="a day of writes", console=console):
+            began = time.perf_counter()
+            for first in range(tenth * pictures // 10, (tenth + 1) * pictures // 10, 64):
+                times = [now + 1000 * s for s in range(first, min(first + 64, (tenth + 1) * pictures // 10))]
+                live = tuple(times[-32:])
+                store.put([CarrierWrite(carrier=carrier("embedded", at, noise), picture=b"", live=live) for at in times])
+            rate = pictures / 10 / (time.perf_counter() - began)
+            used = (client.info("memory")["used_memory"] - empty) / 2**20
+            rows.append([(tenth + 1) * pictures // 10, rate, resident_mb(), used])
+        return rows, (client.info("memory")["used_memory"] - empty) / pictures
+
+
+def camera_days(each: float, shares: dict[str, float]) -> list[list[object]]:
+    """MB of a camera-day by how much of it is kept: carriers with their keys and index entries, and pictures."""
+    small, large = len(CODEC.encode(carrier("embedded", 0, _noise()))), len(CODEC.encode(carrier("7B", 0, _noise())))
+    kept = {"every picture": 1.0} | shares
+    return [
+        [name, int(DAY * share), DAY * share * each / 1e6, DAY * share * (each - small + large) / 1e6, DAY * share * PICTURE / 1e6]
+        for name, share in kept.items()
+    ]
+
+
+@contextmanager
+def plain_socket(payload: bytes) -> Iterator[Callable[[], None]]:
+    """A loopback socket whose other end sends the payload whenever asked to, from another process; yields the reading of it."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        ours.close()
+        while theirs.recv(1):
+            theirs.sendall(payload)
+        os._exit(0)
+    theirs.close()
+    buffer = memoryview(bytearray(len(payload)))
+
+    def read() -> None:
+        ours.send(b"?")
+        got = 0
+        while got < len(payload):
+            got += ours.recv_into(buffer[got:])
+
+    with ours:
+        yield read
+    os.wait()
+
+
+def fetches(size: str, count: int, noise: np.ndarray[Any, Any]) -> list[object]:
+    """One row: MB/s of a plain socket, of Redis alone, of carriers ready for use, and from the cache in the process."""
+    with server() as url:
+        store, cached = CarrierStore(url, FINGERPRINT, codec=CODEC), CarrierStore(url, FINGERPRINT, cache_bytes=1 << 30, codec=CODEC)
+        now = int(time.time() * 1000) - count * 1000
+        claim = store.claim("gate")
+        for at in range(now, now + count * 1000, 1000):
+            store.put([CarrierWrite(carrier=carrier(size, at, noise), picture=b"", live=(at,), claim=claim)])
+        keys = [CarrierKey(camera_id="gate", at_ms=at) for at in range(now, now + count * 1000, 1000)]
+        client, names = redis.Redis.from_url(url, protocol=2), [f"lw:{{gate}}:kv:{FINGERPRINT}:{k.at_ms}" for k in keys]
+        bytes_ = sum(client.strlen(name) for name in names)
+
+        def alone() -> None:
+            for start in range(0, count, 32):
+                client.mget(names[start : start + 32])
+
+        with plain_socket(os.urandom(bytes_)) as plain:
+            took = by_turns([plain, alone, lambda: store.get(keys), lambda: cached.get(keys)])
+        assert all(store.get(keys)), "a carrier was not there"
+    speeds = [bytes_ / 1e6 / s for s in took]
+    return [size, count, bytes_ / 1e6, *speeds[:3], speeds[2] / speeds[0], took[2] * 1000, took[3] * 1000]
+
+
+def by_turns(works: list[Callable[[], object]]) -> list[float]:
+    """Median seconds of each, all measured by turns so that the noise of the machine is shared."""
+    took: list[list[float]] = [[] for _ in works]
+    for turn in range(ROUNDS + 1):
+        for work, times in zip(works, took, strict=True):
+            began = time.perf_counter()
+            work()
+            if turn:  # the first only warms up
+                times.append(time.perf_counter() - began)
+    return [median(times) for times in took]
+
+
+def _noise() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).standard_normal(2**17).astype(np.float32)
+
+
+def main(
+    still: Annotated[float, typer.Option(help="Share of pictures kept of a still camera: see bench.stillness.")] = 0.128,
+    busy: Annotated[float, typer.Option(help="Share of pictures kept of a busy one.")] = 0.453,
+    quick: Annotated[bool, typer.Option(help="A twentieth of a day, fewer carriers.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Print bytes, rates and speeds."""
+    noise = _noise()
+    rows, each = day_of_writes(DAY // 20 if quick else DAY, noise)
+    columns = ("written", "a second", "MB of this process", "MB of Redis")
+    show("A camera-day of carriers, as fast as this machine can", columns, rows)
+    days = camera_days(each, {"a busy site": busy, "a still camera": still})
+    day_columns = ("kept", "pictures", "MB of carriers, embedded", "MB of carriers, 7B", "MB of pictures")
+    show("What a camera-day takes", day_columns, days, [f"{each:.0f} bytes of Redis for each carrier of the embedded model"])
+    speeds = [fetches(size, count, noise) for size in SIZES for count in COUNTS[: 2 if quick else 3]]
+    speed_columns = ("carriers", "count", "MB", "plain socket MB/s", "Redis", "ready for use", "share of the socket", "ms", "ms from cache")
+    show("Fetching", speed_columns, speeds)
+    tables = {"writes": (columns, rows), "days": (day_columns, days), "fetches": (speed_columns, speeds)}
+    write(json_file, {name: [dict(zip(head, row, strict=True)) for row in body] for name, (head, body) in tables.items()})
+
+
+if __name__ == "__main__":
+    typer.run(main)
