@@ -168,7 +168,7 @@ def order(w: Watch, r: Random) -> Quiz | None:
     earlier = first[0] < second[0]
     a, b, place = the(one.words(r)), the(other.words(r)), _place(w, r)
     answer = the((one if earlier else other).words(_Plain()))
-    evidence = tuple((first if earlier else second)[:2])
+    evidence = tuple(i for i in (first if earlier else second) if i < max(first[0], second[0]))
     if r.random() < 0.4:
         text = r.choice((f"Did {a} come before {b}{place}?", f"Was {a} here earlier than {b}{place}?"))
         return Quiz(family="order", text=text, answer="yes" if earlier else "no", evidence=evidence, about=(one, other))
