@@ -5,12 +5,13 @@ teaches each of them. The probe is thrown away after training.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, smooth_l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from simulator.visits import COLOURS, MOVERS, THINGS, WIDTH
 from simulator.watching import CLEAR, HINT
@@ -64,8 +65,8 @@ class Probe(nn.Module):
     @staticmethod
     def loss(scores: Tensor, truth: Tensor) -> Tensor:
         """How far the scores are from the truth, both [..., sum(PARTS)]."""
-        yes_no = binary_cross_entropy_with_logits
-        kinds: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (yes_no, l1_loss, yes_no, smooth_l1_loss)
+        yes_no, place = binary_cross_entropy_with_logits, partial(smooth_l1_loss, beta=0.05)  # a twentieth of a picture is near enough
+        kinds: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (yes_no, place, yes_no, smooth_l1_loss)
         total = scores.new_zeros(())
         for score, label, loss, weight in zip(scores.split(PARTS, -1), truth.split(PARTS, -1), kinds, WEIGHTS, strict=True):
             known = ~label.isnan()

@@ -39,12 +39,13 @@ def library() -> Library:
     return library
 
 
-EXAMPLES = [
-    Example(context=[4, 7, 9], quiz=Quiz(family="presence", text="Is there a red car now?", answer="yes", evidence=(0, 2))),
-    Example(context=[1], quiz=Quiz(family="not seen", text="Where was the truck last seen?", answer="not seen")),
-    Example(context=[0, 2, 3, 8], quiz=Quiz(family="camera", text="Which camera saw the lorry last?", answer=WHERE, evidence=(3,))),
-    Example(context=[2, 5], quiz=Quiz(family="when", text="When was it last seen?", answer=WHEN, evidence=(0, 1))),
-]
+ASKED = {
+    (4, 7, 9): Quiz(family="presence", text="Is there a red car now?", answer="yes", evidence=(0, 2)),
+    (1,): Quiz(family="not seen", text="Where was the truck last seen?", answer="not seen"),
+    (0, 2, 3, 8): Quiz(family="camera", text="Which camera saw the lorry last?", answer=WHERE, evidence=(3,)),
+    (2, 5): Quiz(family="when", text="When was it last seen?", answer=WHEN, evidence=(0, 1)),
+}
+EXAMPLES = [Example(context=[*over], quiz=quiz, looks=(quiz.evidence, quiz.evidence[-1:])) for over, quiz in ASKED.items()]
 
 
 def plain(text: str) -> str:
@@ -72,9 +73,9 @@ def test_questions_answers_and_evidence_lie_where_the_batch_says(tokenizer: PreT
         assert set(batch.tokens[i, places[-1] + 1 :].tolist()) <= {tokenizer.pad_token_id}
         count = int(batch.counts[i])
         assert batch.context[i, :count].tolist() == example.context
-        assert batch.evidence[i].nonzero().flatten().tolist() == list(example.quiz.evidence)
+        assert [head.nonzero().flatten().tolist() for head in batch.evidence[i]] == [list(look) for look in example.looks]
         assert not batch.context[i, count:].any()
-        assert not batch.evidence[i, count:].any()
+        assert not batch.evidence[i, :, count:].any()
     assert batch.families == [example.quiz.family for example in EXAMPLES]
 
 
@@ -120,14 +121,14 @@ def test_contexts_point_to_the_frames_that_the_question_was_made_from(
 ) -> None:
     batch = batch_of(library, "questions", tokenizer, Random(seed))
     frames = batch.clips.shape[1] - 3
-    checked = 0
+    checked = turned = 0
     for i, family in enumerate(batch.families):
         shots = shots_of(batch, i, library)
         assert [shot.at for shot in shots] == sorted(shot.at for shot in shots)
         places = batch.context[i, : int(batch.counts[i])]
         assert int(places.max()) < len(batch.clips) * frames
         assert len({tuple(batch.clips[p // frames, :2].tolist()) for p in places.tolist()}) == 1  # one site, one way round
-        evidence = batch.evidence[i].nonzero().flatten().tolist()
+        evidence = batch.evidence[i].any(0).nonzero().flatten().tolist()
         answer = plain(answer_of(batch, i, tokenizer).removesuffix(END))
         if family in ("presence", "camera", "how long ago", "colour", "direction"):
             (thing,) = asked_about(question_of(batch, i, tokenizer))
@@ -137,20 +138,23 @@ def test_contexts_point_to_the_frames_that_the_question_was_made_from(
         if family == "direction":
             headings = {s.heading for e in evidence for s in shots[e].sightings if s.kind == thing[0] and thing[1] in ("", s.colour)}
             assert {1: "right", -1: "left"}[headings.pop()] == answer
+            begins, ends = (shots[int(head.nonzero()[at])] for head, at in zip(batch.evidence[i], (0, -1), strict=True))
+            assert begins.camera == ends.camera and begins.at <= ends.at
+            turned += begins.at < ends.at
         if family == "not seen":
             assert not evidence
-    assert checked >= 5
+    assert checked >= 5 and turned
 
 
 def test_frames_are_shown_in_short_clips_with_nothing_asked(library: Library, tokenizer: PreTrainedTokenizerFast) -> None:
     lengths = set()
-    for seed in range(12):
+    for seed in range(24):
         batch = batch_of(library, "frames", tokenizer, Random(seed))
         frames = batch.clips.shape[1] - 3
         lengths.add(frames)
         assert batch.families == []
-        assert len(batch.clips) * frames == 128
-    assert lengths == {1, 2, 4}
+        assert len(batch.clips) * frames == 96
+    assert lengths == {1, 2, 8, 16}
 
 
 def test_what_the_probe_reads_is_of_the_batchs_own_frames(library: Library, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -63,9 +63,9 @@ def test_it_learns_to_read_carriers() -> None:
     truth = torch.tensor(np.array([[told(frame) for frame in frames]]))  # one clip of three frames
     keys, values = torch.randn(2, 3, 1, 2, 3, 8)
     probe = Probe(layers=3, kv_heads=2, head_dim=8)
-    optimiser = torch.optim.Adam(probe.parameters(), lr=0.03)
+    optimiser = torch.optim.Adam(probe.parameters(), lr=0.001)
     before = Probe.loss(probe(keys, values), truth).item()
-    for _ in range(150):
+    for _ in range(1200):
         optimiser.zero_grad()
         loss = Probe.loss(probe(keys, values), truth)
         loss.backward()

@@ -270,7 +270,7 @@ def recount_order(shots: Sequence[Shot], quiz: Quiz) -> None:
         assert (quiz.answer == "yes") == (shots[first[0]].at < shots[second[0]].at)
     else:
         assert asked_about(quiz.answer) == [one if shots[first[0]].at < shots[second[0]].at else other]
-    assert quiz.evidence == min(first, second)[:2]  # the beginning of what came first
+    assert quiz.evidence == tuple(i for i in min(first, second) if i < max(first[0], second[0]))  # what came first, until the other did
 
 
 def recount_camera(shots: Sequence[Shot], quiz: Quiz) -> None:

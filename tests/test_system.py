@@ -182,7 +182,7 @@ def _answers(http: httpx.Client) -> bool:
 def _check_times(store: CarrierStore, events: dict[str, Any]) -> None:
     """A picture a second where something moves; what shows known empty times looks alike, what shows the middle of an event does not."""
     times = store.times("lane")
-    assert 0.8 < np.min(np.diff(times)) / 1000 and np.max(np.diff(times)) / 1000 < STILL_S + 1.3
+    assert np.min(np.diff(times)) / 1000 > 0.8 and np.max(np.diff(times)) / 1000 < STILL_S + 1.3
 
     def shown(at_s: float, within_s: float) -> NDArray[np.int16]:
         last = max(at for at in times if at - times[0] <= at_s * 1000 + 500)
