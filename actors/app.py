@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors import api
 from actors.decode import Decode
 from actors.ingest import IngestActor
-from actors.parts import Settings
+from actors.parts import NAMESPACE, Settings
 from actors.prefill import PrefillActor
 from actors.rules import RulesActor
 from pipeline.config import Config
@@ -31,7 +31,6 @@ from storage.seal import Seal
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "longwatch"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 READY_S = 120
 CLOSE_S = 8

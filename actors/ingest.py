@@ -1,5 +1,8 @@
 """The ingest plane as a Ray actor: cameras in, frames out to whoever prefills."""
 
+from prometheus_client.core import Metric
+
+from actors.metrics import Metrics, cameras, loops
 from pipeline.core import Frame
 from pipeline.ingest import Ingest
 from pipeline.loop import Loop
@@ -13,6 +16,8 @@ class IngestActor:
         self._registry = Registry(registry_url)
         self._ingest = Ingest()
         self._loop = Loop(self._keep, name="ingest", every_s=1.0).start()
+        self._metrics = Metrics("ingest")
+        self._metrics.reads(cameras(self._ingest.statuses), loops(ingest=self._loop))
 
     def take(self, limit: int, timeout_s: float) -> list[Frame]:
         """The newest frames, at most one a camera; waits for the first."""
@@ -21,6 +26,10 @@ class IngestActor:
     def ready(self) -> bool:
         """Answers once the actor is built."""
         return True
+
+    def metrics(self) -> list[Metric]:
+        """What a scrape is told."""
+        return self._metrics.told()
 
     def close(self) -> None:
         """Let go of every camera."""

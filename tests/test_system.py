@@ -19,8 +19,9 @@ import ray
 from numpy.typing import NDArray
 from PIL import Image
 
-from actors.app import NAMESPACE, Longwatch
+from actors.app import Longwatch
 from actors.demo import free_port, simulated_site
+from actors.parts import NAMESPACE
 from pipeline.config import Config
 from simulator.visits import CAMERAS
 from simulator.watching import Subject, watch
