@@ -12,14 +12,15 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
-from actors.asking import Asking
+from actors.asking import Asking, watched
 from actors.metrics import Metrics, memory
 from actors.parts import NAMESPACE, Settings, open_store
 from actors.scrape import PATIENCE_S, PlaneDown, Source, scrape
+from actors.tracing import Trace, tracer
 from pipeline.core import Answer, LongwatchError, Question
 from storage.registry import Registry
 from storage.store import CarrierStore
-from web.api import Ask, create_app
+from web.api import create_app
 from web.guard import NotReady
 
 
@@ -31,7 +32,7 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
         store = open_store(settings, fingerprint)
         metrics = Metrics("api")
         metrics.reads(memory(store))
-        ask = _counted(partial(_ask, decode), Asking(metrics.registry))
+        ask = partial(watched, partial(_ask, decode), Asking(metrics.registry), tracer("api"))
         tell = partial(scrape, _planes(decode, store, metrics))
         return create_app(Registry(settings.registry_url), store, ask, scrape=tell, token=token)
 
@@ -39,22 +40,14 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
     return serve.deployment(serve.ingress(app)(), name="api", ray_actor_options=options, max_ongoing_requests=100).bind()
 
 
-async def _ask(decode: Any, question: Question) -> Answer:
+async def _ask(decode: Any, question: Question, trace: Trace) -> Answer:
     try:
-        answer: Answer = await decode.answer.remote(question)
+        answer: Answer = await decode.answer.remote(question, trace)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, LongwatchError) else error) from None
     except (RayActorError, RayServeException) as error:
         raise NotReady(f"the decode plane does not answer now ({type(error).__name__})") from error
     return answer
-
-
-def _counted(ask: Ask, asking: Asking) -> Ask:
-    async def counted(question: Question) -> Answer:
-        with asking.one():
-            return await ask(question)
-
-    return counted
 
 
 def _planes(decode: Any, store: CarrierStore, own: Metrics) -> dict[str, Source]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from actors.metrics import BUCKETS_S
-from pipeline.core import BadSpan, NoMemory, StoreUnavailable, UnknownCamera
+from actors.tracing import Trace, Tracer
+from pipeline.core import Answer, BadSpan, NoMemory, Question, StoreUnavailable, UnknownCamera
 from web.guard import NotReady
 
 ANSWERED, FAILED = "answered", "failed"
@@ -44,3 +45,13 @@ class Asking:
             self._count.labels(outcome).inc()
             if outcome == ANSWERED:
                 self._seconds.observe(time.perf_counter() - began)
+
+
+async def watched(ask: Callable[[Question, Trace], Awaitable[Answer]], asking: Asking, tracer: Tracer, question: Question) -> Answer:
+    """Ask, counted and traced however it ends."""
+    trace, began_ns = Trace.new(), time.time_ns()
+    try:
+        with asking.one():
+            return await ask(question, trace)
+    finally:
+        tracer.span(trace, "question", began_ns, time.time_ns(), root=True)

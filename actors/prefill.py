@@ -8,6 +8,7 @@ from prometheus_client.core import Metric
 
 from actors.metrics import Metrics, Prefilling, loops, memory, prefill
 from actors.parts import Settings, load_model, open_store
+from actors.tracing import Trace, tracer
 from pipeline.core import CarrierWrite, Frame
 from pipeline.loop import Loop
 from pipeline.prefiller import Prefiller
@@ -28,6 +29,7 @@ class PrefillActor:
         store = open_store(settings, model.fingerprint)
         self._take = take
         self._store = store
+        self._tracer = tracer("prefill")
         self._metrics = Metrics("prefill")
         self._work = Prefilling(self._metrics.registry)
         self._writer = Writer(self._put, note=store.note_loss, superseded=lambda camera_id: self._prefiller.drop(camera_id))
@@ -56,13 +58,21 @@ class PrefillActor:
 
     def _step(self) -> None:
         frames = self._take(BATCH, PATIENCE_S)
-        began = time.perf_counter()
+        began_ns = time.time_ns()
         if made := self._prefiller.step(frames):
-            self._work.prefilled(len(made), time.perf_counter() - began)
+            ended_ns = time.time_ns()
+            self._work.prefilled(len(made), (ended_ns - began_ns) / 1e9)
+            for carrier in made:
+                self._tracer.span(Trace.of(carrier.key), "prefill", began_ns, ended_ns, batch=len(made))
 
     def _put(self, writes: Sequence[CarrierWrite]) -> None:
+        began_ns = time.time_ns()
         self._store.put(writes)
-        self._work.wrote(writes, time.time_ns() // 1_000_000)
+        ended_ns = time.time_ns()
+        self._work.wrote(writes, ended_ns // 1_000_000)
+        for key in (write.carrier.key for write in writes):
+            self._tracer.span(Trace.of(key), "write", began_ns, ended_ns, batch=len(writes))
+            self._tracer.span(Trace.of(key), "frame", key.at_ms * 1_000_000, ended_ns, root=True, camera=key.camera_id)
 
     def _drop_removed(self) -> None:
         self._prefiller.keep_only([camera.id for camera in self._registry.cameras()])

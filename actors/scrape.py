@@ -12,7 +12,7 @@ from pipeline.core import LongwatchError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 3.0
+PATIENCE_S = 5.0
 
 Source = Callable[[], Awaitable[Iterable[Metric]]]
 
