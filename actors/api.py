@@ -32,7 +32,7 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
         store = open_store(settings, fingerprint)
         metrics = Metrics("api")
         metrics.reads(memory(store))
-        ask = partial(watched, partial(_ask, decode), Asking(metrics.registry), tracer("api"))
+        ask = partial(watched, partial(ask_decode, decode), Asking(metrics.registry), tracer("api"))
         tell = partial(scrape, _planes(decode, store, metrics))
         return create_app(Registry(settings.registry_url), store, ask, scrape=tell, token=token)
 
@@ -40,7 +40,8 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
     return serve.deployment(serve.ingress(app)(), name="api", ray_actor_options=options, max_ongoing_requests=100).bind()
 
 
-async def _ask(decode: Any, question: Question, trace: Trace) -> Answer:
+async def ask_decode(decode: Any, question: Question, trace: Trace) -> Answer:
+    """The answer of a replica that decodes; its own errors as it raised them. Raises NotReady when there is none."""
     try:
         answer: Answer = await decode.answer.remote(question, trace)
     except RayTaskError as error:

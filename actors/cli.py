@@ -114,7 +114,7 @@ def memory(url: Url = HERE, token: Token = None) -> None:
 @app.command()
 def status(
     once: Annotated[bool, typer.Option("--once", help="Look twice, tell, and end; exit code 1 when something is down.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="With --once: tell as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
     every: Annotated[float, typer.Option(help="Seconds from look to look.", min=0.1)] = 2.0,
     url: Url = HERE,
     token: Token = None,
@@ -129,9 +129,9 @@ def status(
         return _accepted(reply)
 
     told = reports(get, every)
-    if once:
+    if once or json:
         report = next(told)
-        console.print_json(data=asdict(report)) if json else console.print(render(report))
+        console.print_json(data=asdict(report) | {"well": report.well}) if json else console.print(render(report))
         raise typer.Exit(0 if report.well else 1)
     with Live(console=console, auto_refresh=False) as live:
         for report in told:

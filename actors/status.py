@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -69,11 +69,12 @@ class Report:
     p50_s: float | None  # None: nothing was answered meanwhile
     p95_s: float | None
     trouble: str | None
-    well: bool = field(init=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def well(self) -> bool:
+        """Whether nothing is down."""
         silent = any(camera.phase in PHASES_DOWN for camera in self.cameras)
-        object.__setattr__(self, "well", not silent and not self.trouble and all(self.planes.values()))
+        return not silent and not self.trouble and all(self.planes.values())
 
 
 def reports(get: Get, every_s: float) -> Iterator[Report]:

@@ -52,12 +52,21 @@ class Off:
         """Forget it."""
 
 
-def tracer(plane: str) -> Tracer:
-    """What a process sends its spans to. Raises TracingMissing."""
+def wanted() -> bool:
+    """Whether a collector is named. Raises TracingMissing."""
     if not any(os.environ.get(name) for name in ENDPOINTS):
-        return Off()
+        return False
     try:
-        from actors.otlp import Otlp
+        import actors.otlp  # noqa: F401
     except ImportError:
         raise TracingMissing(f"{' or '.join(ENDPOINTS)} is set, and OpenTelemetry is not here: pip install 'longwatch[tracing]'") from None
+    return True
+
+
+def tracer(plane: str) -> Tracer:
+    """What a process sends its spans to. Raises TracingMissing."""
+    if not wanted():
+        return Off()
+    from actors.otlp import Otlp
+
     return Otlp(plane)

@@ -120,8 +120,8 @@ def test_one_scrape_tells_of_every_plane_and_the_status_is_well(client: httpx.Cl
     planes = ("ingest", "prefill", "decode", "rules", "api")
     assert {plane: told["longwatch_up", plane] for plane in (*planes, "store")} == dict.fromkeys((*planes, "store"), 1)
     assert all(told["process_resident_memory_bytes", plane] > 10e6 for plane in planes)
-    assert all(told["longwatch_camera_frames_total", camera] >= 12 for camera in CAMERAS)
-    assert told["longwatch_carriers_written_total", "prefill"] >= 12 * len(CAMERAS)
+    assert all(told["longwatch_camera_frames_total", camera] >= 8 for camera in CAMERAS)
+    assert told["longwatch_carriers_written_total", "prefill"] >= 8 * len(CAMERAS)
     assert told["longwatch_carriers_written_total", "prefill"] == told["longwatch_carrier_lag_seconds_count", "prefill"]
     assert told["longwatch_questions_total", "answered"] >= 1 and told["longwatch_answer_tokens_total", "decode"] >= 1
     assert told["longwatch_judge_seconds_count", "decode"] >= 1
