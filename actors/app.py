@@ -17,10 +17,10 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.serve.config import HTTPOptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors import api
+from actors import api, tracing
 from actors.decode import Decode
 from actors.ingest import IngestActor
-from actors.parts import Settings
+from actors.parts import NAMESPACE, Settings
 from actors.prefill import PrefillActor
 from actors.rules import RulesActor
 from pipeline.config import Config
@@ -31,7 +31,6 @@ from storage.seal import Seal
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "longwatch"
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 READY_S = 120
 CLOSE_S = 8
@@ -68,6 +67,7 @@ class Longwatch:
         self._stack.close()
 
     def _start(self, stack: ExitStack) -> None:
+        tracing.wanted()  # raises here, and not in every plane
         if self._roles != {"ingest"}:
             Seal.from_files(self._config.memory.key_files)  # what is wrong with a key is said before anything starts
         if not self._config.redis:

@@ -1,11 +1,13 @@
 """The command `longwatch`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from pipeline.config import Config, load_config
@@ -110,6 +112,33 @@ def memory(url: Url = HERE, token: Token = None) -> None:
 
 
 @app.command()
+def status(
+    once: Annotated[bool, typer.Option("--once", help="Look twice, tell, and end; exit code 1 when something is down.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds from look to look.", min=0.1)] = 2.0,
+    url: Url = HERE,
+    token: Token = None,
+) -> None:
+    """Show how cameras, planes and questions do, until Ctrl-C."""
+    from actors.status import Unavailable, render, reports
+
+    def get(path: str) -> httpx.Response:
+        reply = _send("GET", url, path, token)
+        if reply.status_code == 503:
+            raise Unavailable(_reason(reply))
+        return _accepted(reply)
+
+    told = reports(get, every)
+    if once or json:
+        report = next(told)
+        console.print_json(data=asdict(report) | {"well": report.well}) if json else console.print(render(report))
+        raise typer.Exit(0 if report.well else 1)
+    with Live(console=console, auto_refresh=False) as live:
+        for report in told:
+            live.update(render(report), refresh=True)
+
+
+@app.command()
 def doctor(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="longwatch.yaml")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL to check.", envvar="LONGWATCH_REDIS")] = None,
@@ -124,15 +153,26 @@ def doctor(
 
 
 def _call(method: str, url: str, path: str, token: str | None, body: dict[str, Any] | None = None) -> Any:
+    return _accepted(_send(method, url, path, token, body)).json()
+
+
+def _send(method: str, url: str, path: str, token: str | None, body: dict[str, Any] | None = None) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        reply = httpx.request(method, url + path, json=body, headers=headers, timeout=60)
+        return httpx.request(method, url + path, json=body, headers=headers, timeout=60)
     except httpx.HTTPError as lost:
         raise Refused(f"Longwatch does not answer at {url} ({type(lost).__name__}); is `longwatch up` running?") from None
-    if reply.is_success:
-        return reply.json()
+
+
+def _accepted(reply: httpx.Response) -> httpx.Response:
+    if not reply.is_success:
+        raise Refused(_reason(reply))
+    return reply
+
+
+def _reason(reply: httpx.Response) -> str:
     error = reply.json().get("error", {})
-    raise Refused(" ".join(filter(None, (error.get("message"), error.get("hint")))))
+    return " ".join(filter(None, (error.get("message"), error.get("hint"))))
 
 
 def main() -> None:

@@ -1,6 +1,12 @@
 """The ingest plane as a Ray actor: cameras in, frames out to whoever prefills."""
 
-from pipeline.core import Frame
+import time
+
+from prometheus_client.core import Metric
+
+from actors.metrics import Metrics, cameras, loops
+from actors.tracing import Trace, tracer
+from pipeline.core import CarrierKey, Frame
 from pipeline.ingest import Ingest
 from pipeline.loop import Loop
 from storage.registry import Registry
@@ -12,15 +18,27 @@ class IngestActor:
     def __init__(self, registry_url: str) -> None:
         self._registry = Registry(registry_url)
         self._ingest = Ingest()
+        self._tracer = tracer("ingest")
         self._loop = Loop(self._keep, name="ingest", every_s=1.0).start()
+        self._metrics = Metrics("ingest")
+        self._metrics.reads(cameras(self._ingest.statuses), loops(ingest=self._loop))
 
     def take(self, limit: int, timeout_s: float) -> list[Frame]:
         """The newest frames, at most one a camera; waits for the first."""
-        return self._ingest.take(limit, timeout_s)
+        frames = self._ingest.take(limit, timeout_s)
+        now_ns = time.time_ns()
+        for frame in frames:
+            key = CarrierKey(camera_id=frame.camera_id, at_ms=frame.captured_ms)
+            self._tracer.span(Trace.of(key), "ingest", frame.captured_ms * 1_000_000, now_ns)
+        return frames
 
     def ready(self) -> bool:
         """Answers once the actor is built."""
         return True
+
+    def metrics(self) -> list[Metric]:
+        """What a scrape is told."""
+        return self._metrics.told()
 
     def close(self) -> None:
         """Let go of every camera."""

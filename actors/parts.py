@@ -13,6 +13,8 @@ from storage.store import CarrierStore
 if TYPE_CHECKING:
     from model.videoscan import VideoScan
 
+NAMESPACE = "longwatch"  # of the named actors
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:

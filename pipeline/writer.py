@@ -57,6 +57,12 @@ class Writer:
             self._trim()
             self._changed.notify()
 
+    @property
+    def waiting(self) -> int:
+        """Writes that wait for the store."""
+        with self._changed:
+            return self._size()
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Write what waits, if the store takes it in time, and stop."""
         with self._changed:

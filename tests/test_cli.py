@@ -1,13 +1,10 @@
 """The command line against a real API."""
 
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from typer.testing import CliRunner
-from web_fakes import T0, FakeAsk, FakeRegistry, FakeStore
+from web_fakes import T0, FakeAsk, FakeRegistry, FakeStore, serving
 
 from actors.cli import app
 from web.api import create_app
@@ -17,15 +14,8 @@ from web.schemas import iso
 @pytest.fixture
 def address() -> Iterator[str]:
     api = create_app(FakeRegistry(), FakeStore({("gate", T0): b"", ("gate", T0 + 5000): b""}), FakeAsk(), token="t0ken")
-    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serving(api) as url:
+        yield url
 
 
 def test_what_is_remembered_is_shown_by_camera(address: str) -> None:

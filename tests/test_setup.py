@@ -143,6 +143,7 @@ def test_every_dependency_is_explained() -> None:
         return {found[0] for requirement in requirements if (found := name.match(requirement))}
 
     assert listed("Python packages") == names(project["dependencies"])
+    assert listed("Python packages for tracing") == names(project["optional-dependencies"]["tracing"])
     assert listed("Python packages for development") == names(project["optional-dependencies"]["dev"])
 
 

@@ -18,9 +18,13 @@ import pytest
 import ray
 from numpy.typing import NDArray
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
-from actors.app import NAMESPACE, Longwatch
+from actors.app import Longwatch
+from actors.cli import app
 from actors.demo import free_port, simulated_site
+from actors.parts import NAMESPACE
 from pipeline.config import Config
 from pipeline.core import STILL_S
 from simulator.visits import CAMERAS
@@ -107,6 +111,25 @@ def test_pictures_show_what_the_site_showed_at_that_time(client: httpx.Client, s
     assert error[0.0] < 12
     if watch(site, ["gate"], [at - 3, at, at + 3]).clear(Subject("car")):
         assert error[0.0] == min(error.values())
+
+
+def test_one_scrape_tells_of_every_plane_and_the_status_is_well(client: httpx.Client) -> None:
+    client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status()
+    told = {}
+    for family in text_string_to_metric_families(client.get("/metrics").raise_for_status().text):
+        for sample in family.samples:
+            told[sample.name, sample.labels.get("camera", sample.labels.get("outcome", sample.labels["plane"]))] = sample.value
+    planes = ("ingest", "prefill", "decode", "rules", "api")
+    assert {plane: told["longwatch_up", plane] for plane in (*planes, "store")} == dict.fromkeys((*planes, "store"), 1)
+    assert all(told["process_resident_memory_bytes", plane] > 10e6 for plane in planes)
+    assert all(told["longwatch_camera_frames_total", camera] >= 8 for camera in CAMERAS)
+    assert told["longwatch_carriers_written_total", "prefill"] >= 8 * len(CAMERAS)
+    assert told["longwatch_carriers_written_total", "prefill"] == told["longwatch_carrier_lag_seconds_count", "prefill"]
+    assert told["longwatch_questions_total", "answered"] >= 1 and told["longwatch_answer_tokens_total", "decode"] >= 1
+    assert told["longwatch_judge_seconds_count", "decode"] >= 1
+    said = CliRunner().invoke(app, ["status", "--once", "--json", "--url", str(client.base_url)])
+    assert said.exit_code == 0, said.output
+    assert {camera["id"] for camera in json.loads(said.output)["cameras"]} >= set(CAMERAS)
 
 
 def test_the_words_for_nothing_there_are_errors_and_not_empty_answers(client: httpx.Client) -> None:

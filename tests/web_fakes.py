@@ -2,10 +2,15 @@
 
 import asyncio
 import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
 
@@ -160,3 +165,17 @@ def call(app: FastAPI, method: str, path: str, **sent: Any) -> httpx.Response:
             return await client.request(method, path, **sent)
 
     return asyncio.run(send())
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """A real server of it, and its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()

@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
 from pipeline.core import Alert, Answer, BadCamera, Camera, CameraPhase, CameraStatus, NoMemory, Question, Rule, TimeRange, UnknownCamera
 from web import memory
@@ -19,6 +19,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": FailureOut}, "5XX"
 PAGE = FilePath(__file__).parent
 
 Ask = Callable[[Question], Awaitable[Answer]]
+Scrape = Callable[[], Awaitable[bytes]]
 CameraPath = Annotated[Id, Path()]
 TimePath = Annotated[int, Path(ge=0, lt=10**13)]
 
@@ -70,15 +71,26 @@ class Store(memory.Store, Protocol):
         """Return when the store answers."""
 
 
-def create_app(registry: Registry, store: Store, ask: Ask | None, *, token: str | None = None, allow_files: bool = False) -> FastAPI:
-    """The API and its page. Without `ask` (a process that only watches) questions are refused; with `token`, /v1 needs it.
+def create_app(
+    registry: Registry,
+    store: Store,
+    ask: Ask | None,
+    *,
+    scrape: Scrape | None = None,
+    token: str | None = None,
+    allow_files: bool = False,
+) -> FastAPI:
+    """The API and its page. Without `ask` (a process that only watches) questions are refused; with `token`, /v1 and /metrics need it.
 
+    `scrape` gives what /metrics answers, in Prometheus' text format 0.0.4; without it there is no such path.
     `allow_files` lets clients name files of this machine as cameras: for a demo on one's own machine only.
     """
     app = FastAPI(title="Longwatch", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", responses=FAILURES)
     routers = (questions(ask), streams(registry, store, allow_files), frames(registry, store), rules(registry), health(store, ask))
     for router in (*routers, memory.memory(registry, store)):
         app.include_router(router, prefix="/v1")
+    if scrape:
+        app.include_router(metrics(scrape))
     app.include_router(page())
     protect(app, token)
     explain(app)
@@ -217,6 +229,17 @@ def health(store: Store, ask: Ask | None) -> APIRouter:
         if ask is None:
             raise NotReady("this process does not answer questions")
         return {"status": "ready"}
+
+    return router
+
+
+def metrics(scrape: Scrape) -> APIRouter:
+    """What Prometheus asks for."""
+    router = APIRouter()
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def tell() -> Response:
+        return Response(await scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 

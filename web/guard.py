@@ -14,6 +14,7 @@ from pipeline.redact import redact
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+GUARDED = ("/v1/", "/metrics")
 OPEN_PATH = "/v1/health/live"  # the only /v1 route that never asks for the token
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
@@ -87,7 +88,7 @@ def protect(app: FastAPI, token: str | None) -> None:
 
 def refuse(request: Request, token: str | None) -> Response | None:
     """The answer to a request that may not come in, or None."""
-    if not request.url.path.startswith("/v1/") or request.url.path == OPEN_PATH:
+    if not request.url.path.startswith(GUARDED) or request.url.path == OPEN_PATH:
         return None
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return failure(403, "Forbidden", "another site's page may not use this API from a browser")
