@@ -102,6 +102,8 @@ def cameras(statuses: Callable[[], Iterable[CameraStatus]]) -> Reading:
         yield _counts("camera_frames", "Frames handed on to prefill", "camera", {s.camera_id: s.frames for s in known})
         replaced = "Frames replaced by newer ones before prefill took them"
         yield _counts("camera_frames_dropped", replaced, "camera", {s.camera_id: s.dropped for s in known})
+        still = "Pictures passed over, since nothing had changed"
+        yield _counts("camera_frames_still", still, "camera", {s.camera_id: s.still for s in known})
         yield _counts("camera_reconnects", "Connections after the first", "camera", {s.camera_id: s.reconnects for s in known})
         newest = GaugeMetricFamily("longwatch_camera_last_frame_timestamp_seconds", "When the newest frame was captured", labels=["camera"])
         phases = GaugeMetricFamily("longwatch_camera_phase", "1 for the phase that the camera is in", labels=["camera", "phase"])
