@@ -122,7 +122,7 @@ def test_a_thousand_cameras_added_and_removed_leave_no_series() -> None:
         assert told["longwatch_camera_last_frame_timestamp_seconds", f"camera-{start}", "ingest"] == 1.0
         assert told["longwatch_camera_phase", f"camera-{start}", "live", "ingest"] == 1
         assert told["longwatch_camera_phase", f"camera-{start}", "lost", "ingest"] == 0
-        assert len(told) - len(empty) == 250 * 8  # four numbers and four phases a camera
+        assert len(told) - len(empty) == 250 * 9  # five numbers and four phases a camera
     ingest.close()
     assert set(scraped(metrics)) == empty
 
