@@ -21,7 +21,7 @@ class PrefillActor:
     def __init__(self, settings: Settings, take: Callable[[int, float], Sequence[Frame]]) -> None:
         logging.basicConfig(level=logging.INFO)
         model = load_model(settings)
-        store = open_store(settings, model.fingerprint)
+        store = open_store(settings, model.fingerprint, head=model.head)
         self._take = take
         self._store = store
         self._writer = Writer(store.put, note=store.note_loss, superseded=lambda camera_id: self._prefiller.drop(camera_id))
