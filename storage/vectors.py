@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from redis.exceptions import NoPermissionError
 
 from pipeline.core import VECTOR, CarrierKey, TimeRange
 from storage import guard, keys
@@ -98,6 +99,9 @@ class Vectors:
             for name in names:
                 pipe.strlen(name)
             answers = dict(zip(names, pipe.execute(raise_on_error=False), strict=True))
+        for answer in answers.values():
+            if isinstance(answer, NoPermissionError):  # nothing odd, but a server that does not know what we need
+                raise answer
         odd = [name for name, length in answers.items() if not isinstance(length, int) or length > MAX_BYTES]
         self._miss(BadReason.LENGTH, len(odd))
         return {name: length for name, length in answers.items() if length and name not in odd}

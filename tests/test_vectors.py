@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from carriers import FINGERPRINT, eventually, write
+from carriers import FINGERPRINT, HEAD, eventually, telling, vector, write
 from numpy.typing import NDArray
 
-from pipeline.core import VECTOR, CarrierWrite, TimeRange
+from pipeline.core import VECTOR, TimeRange
 from storage import keys
 from storage.codec import Codec
 from storage.errors import BadCarrier
@@ -19,19 +19,11 @@ from storage.vectors import HOUR_MS, RECORD
 
 pytestmark = pytest.mark.redis
 
-HEAD, OTHER = "aaaa1111", "bbbb2222"
+OTHER = "bbbb2222"
 EVER = TimeRange(start_ms=0, end_ms=10 * HOUR_MS)
 SEALED = Codec(seal=Seal([bytes(range(32))]))
 T = HOUR_MS - 3000  # six seconds around an hour's end
 TIMES = [T + 1000 * i for i in range(6)]
-
-
-def vector(at_ms: int) -> NDArray[np.float32]:
-    return np.random.default_rng([1, at_ms]).standard_normal(VECTOR).astype(np.float32)
-
-
-def telling(at_ms: int, camera_id: str = "dock", **more: Any) -> CarrierWrite:
-    return replace(write(at_ms, camera_id, **more), vector=vector(at_ms))
 
 
 def found(store: CarrierStore, when: TimeRange = EVER, camera_id: str = "dock") -> dict[int, NDArray[np.float32]]:
