@@ -89,7 +89,7 @@ class Answerer:
         cameras = self._meant(question)
         times = {camera: self._memory.times(camera, question.when) for camera in cameras}
         losses = [gap for camera in cameras for gap in self._memory.losses(camera, question.when)]
-        wanted = self._select(question.text, times)
+        wanted = self.wanted(question.text, times)
         carriers = self._fetch(wanted)
         if not carriers:
             raise NoMemory(f"nothing is remembered of {', '.join(cameras) or 'any camera'}{_span_words(question.when)}")
@@ -127,7 +127,7 @@ class Answerer:
                 raise UnknownCamera(f"there is no camera {camera!r}; there are: {', '.join(known) or 'none'}")
         return list(question.cameras) or named(question.text, known) or known
 
-    def _select(self, question: str, times: Mapping[str, Sequence[int]]) -> list[CarrierKey]:
+    def wanted(self, question: str, times: Mapping[str, Sequence[int]]) -> list[CarrierKey]:
         """What to look at; by relevance where it has to be chosen, and can be scored."""
         candidates = {camera: Candidates(at_ms=np.array(each, np.int64)) for camera, each in times.items()}
         if sum(map(len, times.values())) > self._budget and (sought := self._decoder.sought(question)) is not None:
