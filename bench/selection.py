@@ -18,6 +18,7 @@ import numpy as np
 import redis
 import torch
 import typer
+from numpy.typing import NDArray
 
 from bench.report import console, show, write
 from model import embedded
@@ -93,8 +94,8 @@ def rows(url: str, scan: VideoScan, what: str, codec: Codec, cameras: list[str],
         return taken
 
     warm = opened()
-    times: dict[str, list[int]] = {}
-    index = timed(lambda: times.update({camera: warm.times(camera) for camera in cameras}))
+    times: dict[str, NDArray[np.int64]] = {}
+    index = timed(lambda: times.update({camera: warm.captured(camera) for camera in cameras}))
     cold = [choose(opened()) for _ in range(repeats)]
     choose(warm)
     cached = [choose(warm) for _ in range(repeats)]

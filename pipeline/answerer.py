@@ -21,7 +21,7 @@ RECENT = 8  # carriers that a rule looks at
 class Memory(Protocol):
     """What is remembered; reads only."""
 
-    def times(self, camera_id: str, when: TimeRange | None) -> list[int]:
+    def captured(self, camera_id: str, when: TimeRange | None) -> NDArray[np.int64]:
         """When a camera's carriers are from, ascending."""
 
     def vectors(self, camera_id: str, when: TimeRange) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
@@ -87,7 +87,7 @@ class Answerer:
         """Raises UnknownCamera for a camera that is not there, and NoMemory when nothing is remembered of what is asked."""
         began = time.perf_counter()
         cameras = self._meant(question)
-        times = {camera: self._memory.times(camera, question.when) for camera in cameras}
+        times = {camera: self._memory.captured(camera, question.when) for camera in cameras}
         losses = [gap for camera in cameras for gap in self._memory.losses(camera, question.when)]
         wanted = self.wanted(question.text, times)
         carriers = self._fetch(wanted)
@@ -110,7 +110,7 @@ class Answerer:
 
     def judge(self, condition: str, camera_id: str) -> Judgement:
         """How probable a rule's condition is on a camera's newest carriers. Raises NoMemory if there are none."""
-        newest = self._memory.times(camera_id, None)[-RECENT:]
+        newest = self._memory.captured(camera_id, None)[-RECENT:].tolist()
         carriers = self._fetch([CarrierKey(camera_id=camera_id, at_ms=at) for at in newest])
         if not carriers:
             raise NoMemory(f"nothing is remembered of {camera_id}")
@@ -127,9 +127,9 @@ class Answerer:
                 raise UnknownCamera(f"there is no camera {camera!r}; there are: {', '.join(known) or 'none'}")
         return list(question.cameras) or named(question.text, known) or known
 
-    def wanted(self, question: str, times: Mapping[str, Sequence[int]]) -> list[CarrierKey]:
+    def wanted(self, question: str, times: Mapping[str, NDArray[np.int64]]) -> list[CarrierKey]:
         """What to look at; by relevance where it has to be chosen, and can be scored."""
-        candidates = {camera: Candidates(at_ms=np.array(each, np.int64)) for camera, each in times.items()}
+        candidates = {camera: Candidates(at_ms=each) for camera, each in times.items()}
         if sum(map(len, times.values())) > self._budget and (sought := self._decoder.sought(question)) is not None:
             candidates = {camera: self._scored(camera, each, sought) for camera, each in candidates.items()}
         return select(candidates, self._budget)
@@ -149,7 +149,9 @@ class Answerer:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
 
 
-def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()) -> tuple[Gap, ...]:
+def gaps(
+    times: Mapping[str, NDArray[np.int64]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()
+) -> tuple[Gap, ...]:
     """Times asked about of which a camera has nothing, longest first; what is yet to come is none. No time asked about means until now.
 
     A loss that lies in such a hole is its reason; any other is a gap of its own.
@@ -158,9 +160,9 @@ def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None
     begins = [when.start_ms] if when else []
     found, explained = [], set()
     for camera, each in times.items():
-        edges = [*begins, *each, *([min(ends)] if ends else [])]
-        holes = [(edges[i], edges[i + 1]) for i in np.flatnonzero(np.diff(edges) > HOLE_MS)]
-        if not each and ends and not begins:
+        edges = np.concatenate((np.array(begins, np.int64), each, np.array([min(ends)] if ends else [], np.int64)))
+        holes = [(int(edges[i]), int(edges[i + 1])) for i in np.flatnonzero(np.diff(edges) > HOLE_MS)]
+        if not len(each) and ends and not begins:
             holes = [(min(ends), min(ends))]
         for a, b in holes:
             span = TimeRange(start_ms=a, end_ms=b)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, Gap, Kept, TimeRange
-from storage import deletion, guard, keys, losses, shelf
+from storage import captured, deletion, guard, keys, losses, shelf
 from storage.cache import Cache
 from storage.codec import FINGERPRINT, Codec
 from storage.connect import connect, reaching
@@ -34,7 +34,7 @@ class CarrierStore:
 
     `head` names what makes the vectors that relevance is scored on; without it none are kept or found.
     `misses` counts by reason the values that could not be used: "missing" or a BadReason. `keep_bytes` bounds a camera (see `tidy`);
-    `cache_bytes` is what carriers and vectors that were read may take in this process.
+    `cache_bytes` is what carriers, vectors and times that were read may take in this process.
     """
 
     def __init__(
@@ -115,12 +115,15 @@ class CarrierStore:
                 guard.renew(pipe, camera_id, last.claim, self._ttl_ms)
             pipe.execute()
 
-    def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
+    def captured(self, camera_id: str, when: TimeRange | None = None) -> NDArray[np.int64]:
         """When the camera's carriers were captured (at_ms), ascending; without the oldest that are gone."""
-        start, end = (when.start_ms, when.end_ms) if when else ("-inf", "+inf")
         carriers = shelf.carriers(camera_id, self._fingerprint)
         with reaching():
-            return carriers.kept(self._client, [int(member) for member in self._client.zrangebyscore(carriers.index, start, end)])
+            return carriers.kept(self._client, captured.read(self._client, carriers.index, camera_id, when, self.cache))
+
+    def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
+        """`captured` as a list."""
+        return [int(at_ms) for at_ms in self.captured(camera_id, when)]
 
     def newest(self, camera_id: str) -> int | None:
         """When the camera's newest carrier was captured."""

@@ -1,6 +1,6 @@
 """From a question to an answer: what is looked at, what is said, and what is owned up to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,10 @@ def at(seconds: float) -> int:
     return T0 + round(1000 * seconds)
 
 
+def instants(seconds: Iterable[float]) -> NDArray[np.int64]:
+    return np.array([at(s) for s in seconds], np.int64)
+
+
 @dataclass
 class Memory:
     """Carriers at some seconds of some cameras; those `gone` are in the index and no more."""
@@ -30,8 +34,8 @@ class Memory:
     lost: list[Gap] = field(default_factory=list)
     shown: dict[str, dict[float, float]] = field(default_factory=dict)  # at some seconds of some cameras: how surely, as a logit
 
-    def times(self, camera_id: str, when: TimeRange | None) -> list[int]:
-        return [at(s) for s in self.seconds.get(camera_id, []) if when is None or at(s) in when]
+    def captured(self, camera_id: str, when: TimeRange | None) -> NDArray[np.int64]:
+        return instants(s for s in self.seconds.get(camera_id, []) if when is None or at(s) in when)
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         return [None if (key.camera_id, key.at_ms) in self.gone else carrier(key) for key in keys]
@@ -256,7 +260,7 @@ def test_a_camera_is_named_by_its_id_as_a_word(text: str, cameras: list[str]) ->
 
 def test_holes_are_named_longest_first_with_camera_and_time() -> None:
     hole = HOLE_MS // 1000
-    times = {"gate": [at(0), at(hole), at(2 * hole + 1)], "yard": [at(0), at(100)]}
+    times = {"gate": instants([0, hole, 2 * hole + 1]), "yard": instants([0, 100])}
     found = gaps(times, None)
     assert [(g.camera_id, g.span) for g in found] == [("yard", between(0, 100)), ("gate", between(hole, 2 * hole + 1))]
     assert clock(at(100)) in found[0].reason
@@ -264,14 +268,14 @@ def test_holes_are_named_longest_first_with_camera_and_time() -> None:
 
 
 def test_the_edges_of_the_time_asked_about_count_and_so_does_a_camera_with_nothing() -> None:
-    found = gaps({"gate": [at(50), at(55)], "yard": []}, between(0, 100))
+    found = gaps({"gate": instants([50, 55]), "yard": instants([])}, between(0, 100))
     assert [(g.camera_id, g.span) for g in found] == [("yard", between(0, 100)), ("gate", between(0, 50)), ("gate", between(55, 100))]
 
 
 @unhurried
 @given(st.lists(st.integers(0, 300), unique=True).map(sorted))
 def test_no_more_gaps_are_named_than_people_read_and_those_are_the_longest(seconds: list[int]) -> None:
-    found = [g.span.end_ms - g.span.start_ms for g in gaps({"gate": [at(s) for s in seconds]}, None)]
+    found = [g.span.end_ms - g.span.start_ms for g in gaps({"gate": instants(seconds)}, None)]
     holes = sorted((1000 * (b - a) for a, b in zip(seconds, seconds[1:], strict=False) if 1000 * (b - a) > HOLE_MS), reverse=True)
     assert found == holes[:GAPS]
 

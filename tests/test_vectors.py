@@ -110,6 +110,13 @@ def test_an_odd_hour_is_a_counted_miss_and_the_others_are_found(
     assert set(head.misses) == {reason}
 
 
+def test_a_string_beyond_the_limit_is_not_even_fetched(head: CarrierStore, raw: Any) -> None:
+    head.put([telling(T)])
+    raw.setrange(name(0), 17 << 20, b"x")
+    sent = raw.info("stats")["total_net_output_bytes"]
+    assert not found(head) and raw.info("stats")["total_net_output_bytes"] - sent < 1 << 20
+
+
 def test_sealed_vectors_tell_nothing_and_are_believed_only_at_their_time_and_name(redis_url: str, raw: Any) -> None:
     store = CarrierStore(redis_url, FINGERPRINT, head=HEAD, codec=SEALED)
     store.put([telling(at_ms) for at_ms in TIMES])
