@@ -207,7 +207,7 @@ MEMORY_WRITES = {
     "tidy": lambda s, r: s.tidy("gate"),
     "live": lambda s, r: s.live("gate"),
 }
-DELETES = {"delete": lambda s, r: s.delete("gate", SPAN), "forget": lambda s, r: s.forget("roof")}
+DELETES = {"delete": lambda s, r: s.delete("lane", TimeRange(start_ms=0, end_ms=1500)), "forget": lambda s, r: s.forget("roof")}
 CAMERAS_READ = {"cameras": lambda s, r: r.cameras()}
 EVER = {"ever": lambda s, r: r.ever()}
 REPORT = {"report": lambda s, r: r.report([CameraStatus(camera_id="gate", phase=CameraPhase.LIVE)])}
