@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import TimeRange
-from storage import guard
 from storage.cache import Cache
+
+SEEN = True  # a stamp that never ends: deletions show in the count
 
 Times = NDArray[np.int64]
 
 
-def read(client: Any, index: str, camera_id: str, when: TimeRange | None, cache: Cache | None) -> Times:
+def read(client: Any, index: str, when: TimeRange | None, cache: Cache | None) -> Times:
     """The times in the index, ascending."""
-    stamp = guard.generation(client, camera_id) if cache else None  # first: what is deleted from here on is not kept
-    known: Times | None = cache.get(index, stamp) if cache and stamp else None
+    known: Times | None = cache.get(index, SEEN) if cache else None
     if known is None and when is not None:
         return _parsed(client.zrangebyscore(index, when.start_ms, when.end_ms))
     times = _grown(client, index, known)
     if cache:
-        cache.put(index, stamp, times, times.nbytes)
+        cache.put(index, SEEN, times, times.nbytes)
     return times if when is None else times[slice(*np.searchsorted(times, (when.start_ms, when.end_ms + 1)))]
 
 

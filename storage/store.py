@@ -119,7 +119,7 @@ class CarrierStore:
         """When the camera's carriers were captured (at_ms), ascending; without the oldest that are gone."""
         carriers = shelf.carriers(camera_id, self._fingerprint)
         with reaching():
-            return carriers.kept(self._client, captured.read(self._client, carriers.index, camera_id, when, self.cache))
+            return carriers.kept(self._client, captured.read(self._client, carriers.index, when, self.cache))
 
     def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
         """`captured` as a list."""

@@ -202,8 +202,8 @@ def test_an_event_of_three_carriers_among_thousands_is_looked_at() -> None:
 def test_vectors_count_where_they_are_and_only_for_what_is_there() -> None:
     gone = {2000.5: 9.0, 4500.5: 9.0, 9000.0: 9.0}  # of carriers that are no more
     shown = dict.fromkeys(EVENT, 4.0) | gone | {s: -4.0 for s in range(4000, 5000)}
-    chosen = looked_at(Memory({"gate": DAY}, shown={"gate": dict(sorted(shown.items()))}))
-    assert set(chosen) >= set(EVENT) and not set(chosen) & set(gone)
+    chosen = set(looked_at(Memory({"gate": DAY}, shown={"gate": dict(sorted(shown.items()))})))
+    assert chosen >= set(EVENT) and not chosen & set(gone)
 
 
 def test_without_a_head_or_vectors_what_is_looked_at_is_evenly_spread() -> None:
