@@ -183,8 +183,7 @@ def test_ago_is_counted_from_now_also_when_the_past_was_asked_about() -> None:
 
 
 def looked_at(memory: Memory, when: TimeRange | None = None, *, has_head: bool = True) -> list[float]:
-    decoder = Decoder(has_head=has_head)
-    answerer(decoder, memory, budget=32).answer(Question(text="?", when=when))
+    answerer(decoder := Decoder(has_head=has_head), memory, budget=32).answer(Question(text="?", when=when))
     [(_, keys)] = decoder.asked
     return [(key.at_ms - T0) / 1000 for key in keys if key.camera_id == "gate"]
 
@@ -256,8 +255,7 @@ def test_a_camera_is_named_by_its_id_as_a_word(text: str, cameras: list[str]) ->
 
 def test_holes_are_named_longest_first_with_camera_and_time() -> None:
     hole = HOLE_MS // 1000
-    times = {"gate": instants([0, hole, 2 * hole + 1]), "yard": instants([0, 100])}
-    found = gaps(times, None)
+    found = gaps({"gate": instants([0, hole, 2 * hole + 1]), "yard": instants([0, 100])}, None)
     assert [(g.camera_id, g.span) for g in found] == [("yard", between(0, 100)), ("gate", between(hole, 2 * hole + 1))]
     assert clock(at(100)) in found[0].reason
     assert "yard" in found[0].reason
