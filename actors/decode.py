@@ -21,7 +21,7 @@ class Decode:
     def __init__(self, settings: Settings) -> None:
         model = load_model(settings)
         registry = Registry(settings.registry_url)
-        store = open_store(settings, model.fingerprint, cache_bytes=settings.cache_bytes)
+        store = open_store(settings, model.fingerprint, head=model.head, cache_bytes=settings.cache_bytes)
         self._fingerprint = model.fingerprint
         self._tracer = tracer("decode")
         self._answerer = Answerer(model, store, lambda: [c.id for c in registry.cameras()], budget=model.budget)

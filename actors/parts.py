@@ -57,7 +57,7 @@ def load_model(settings: Settings) -> "VideoScan":
     """
     import torch
 
-    from model import embedded
+    from model import embedded, relevance
     from model.backbone import Backbone
     from model.videoscan import VideoScan
 
@@ -65,14 +65,15 @@ def load_model(settings: Settings) -> "VideoScan":
     name = embedded.FOLDER if settings.model == EMBEDDED_MODEL else settings.model
     gpu = torch.cuda.is_available()
     backbone = Backbone.load(name, device="cuda" if gpu else "cpu", dtype=torch.float16 if gpu else torch.float32)
-    return VideoScan(backbone, live=settings.live)
+    return VideoScan(backbone, live=settings.live, relevance=relevance.load(backbone, name))
 
 
-def open_store(settings: Settings, fingerprint: str, *, cache_bytes: int = 0) -> CarrierStore:
-    """The long-term memory of one model's carriers. Raises BadKeyFile."""
+def open_store(settings: Settings, fingerprint: str, *, head: str | None = None, cache_bytes: int = 0) -> CarrierStore:
+    """The long-term memory of one model's carriers, and of their vectors by one head. Raises BadKeyFile."""
     return CarrierStore(
         settings.redis_url,
         fingerprint,
+        head=head,
         ttl_s=settings.keep_s,
         picture_ttl_s=settings.keep_pictures_s,
         keep_bytes=settings.keep_bytes,

@@ -26,7 +26,7 @@ class PrefillActor:
     def __init__(self, settings: Settings, take: Callable[[int, float], Sequence[Frame]]) -> None:
         logging.basicConfig(level=logging.INFO)
         model = load_model(settings)
-        store = open_store(settings, model.fingerprint)
+        store = open_store(settings, model.fingerprint, head=model.head)
         self._take = take
         self._store = store
         self._tracer = tracer("prefill")

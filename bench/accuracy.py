@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from rich.progress import track
@@ -23,9 +24,9 @@ from model import embedded
 from model.backbone import Backbone
 from model.footage import film
 from model.videoscan import VideoScan
-from pipeline.answerer import spread
 from pipeline.core import Carrier, Frame
 from pipeline.grounding import WHEN, ground, moments
+from pipeline.selection import Candidates, select
 from simulator.marking import WHEN_TOLERANCE_S, correct, truth_words
 from simulator.questions import FAMILIES, Quiz, ask
 from simulator.visits import CAMERAS
@@ -82,7 +83,7 @@ def quizzes(scan: VideoScan, seed: int, r: Random) -> Iterator[Asked]:
         first = r.randrange(SECONDS - seconds + 1)
         window = {camera: range(first, first + seconds) for camera in cameras}
         times = {camera: [own[camera][s].key.at_ms for s in window[camera]] for camera in cameras}
-        chosen = spread(times, scan.budget)
+        chosen = select({camera: Candidates(at_ms=np.array(each, np.int64)) for camera, each in times.items()}, scan.budget)
         index = {(k.camera_id, k.at_ms): first + times[k.camera_id].index(k.at_ms) for k in chosen}
         carriers = [own[k.camera_id][index[k.camera_id, k.at_ms]] for k in chosen]
         foreign = [other[k.camera_id][index[k.camera_id, k.at_ms]] for k in chosen]
@@ -106,13 +107,14 @@ def mark(scan: VideoScan, asked: Asked) -> Mark:
     )
 
 
-def right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier]) -> bool:
-    """Whether the model answers the question correctly from these carriers."""
+def right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier], later_s: float = 0) -> bool:
+    """Whether the model answers the question correctly from these carriers, which are dated `later_s` later than what was watched."""
     decoded = scan.decode(asked.quiz.text, carriers)
     evidence = moments([c.key for c in carriers], decoded.attention)
     text = ground(decoded.text, evidence, carriers[-1].key.at_ms)
     best = evidence[0] if evidence else None
-    return correct(asked.quiz, asked.watch, text=text, camera=best.camera_id if best else None, at=best.at_ms / 1000 if best else None)
+    at = best.at_ms / 1000 - later_s if best else None
+    return correct(asked.quiz, asked.watch, text=text, camera=best.camera_id if best else None, at=at)
 
 
 def most_frequent(marks: Sequence[Mark]) -> int:

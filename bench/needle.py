@@ -15,20 +15,17 @@ from random import Random
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from rich.progress import track
 
-from bench.accuracy import SECONDS, remember
+from bench.accuracy import SECONDS, Asked, remember, right
 from bench.report import console, show, write
 from model import embedded, relevance
 from model.backbone import Backbone
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, CarrierKey
-from pipeline.grounding import ground, moments
-from pipeline.selection import Candidates, select
-from simulator.marking import correct
+from pipeline.selection import Candidates, probability, select
 from simulator.questions import Quiz, ask, direction, presence, when
 from simulator.visits import CAMERAS, COLOURS, MOVERS
 from simulator.watching import HINT, Subject, Watch, watch_at
@@ -72,14 +69,13 @@ class Found:
     select_ms: float
 
 
-def pool(scan: VideoScan, head: relevance.Relevance, sites: int) -> list[Clip]:
+def pool(scan: VideoScan, sites: int) -> list[Clip]:
     """Every camera of some held-out sites."""
     clips = []
     for seed in track(range(HELD_OUT, HELD_OUT + sites), description="watching", console=console):
         for camera, carriers in remember(scan, seed).items():
             truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
-            kv = torch.from_numpy(np.stack([c.kv for c in carriers]))
-            clips.append(Clip(carriers=carriers, vectors=head.carriers(kv).numpy(), truth=truth))
+            clips.append(Clip(carriers=carriers, vectors=_had(scan.vectors(carriers)), truth=truth))
     return clips
 
 
@@ -104,28 +100,31 @@ def ask_about(needle: Needle, r: Random) -> Quiz:
             return quiz
 
 
-def search(scan: VideoScan, head: relevance.Relevance, needle: Needle, cameras: int, length: int, r: Random) -> Found:
+def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random) -> Found:
     """Lay the stream out, choose what to look at, ask, and mark."""
     quiz = ask_about(needle, r)
     streams = [r.choices(needle.hay, k=length) for _ in range(cameras)]
     hidden = r.randrange(length)
     if needle.clip:
         streams[0][hidden] = needle.clip
-    query = head.questions(relevance.read(scan.backbone, quiz.text)[None])[0].numpy()
+    query = _had(scan.sought(quiz.text))
     vectors = {f"c{i}": np.concatenate([clip.vectors for clip in stream]) for i, stream in enumerate(streams)}
     times = np.arange(length * SECONDS) * 1000
     began = time.perf_counter()
-    keys = select({name: Candidates(at_ms=times, scores=_sure(v @ query)) for name, v in vectors.items()}, BUDGET)
+    keys = select({name: Candidates(at_ms=times, scores=probability(v @ query)) for name, v in vectors.items()}, BUDGET)
     took = (time.perf_counter() - began) * 1000
     carriers = [_carrier(streams, key) for key in keys]
     seen = needle.clip.truth.clear(needle.subject) if needle.clip else []
     event = [(hidden * SECONDS + i) * 1000 for i in seen]
     recall = sum(CarrierKey(camera_id="c0", at_ms=at) in keys for at in event) / len(event) if event else None
-    return Found(recall=recall, right=_right(scan, quiz, needle, carriers, hidden), select_ms=took)
+    watch = (needle.clip or needle.hay[0]).truth
+    asked = Asked(quiz=quiz, watch=watch, carriers=carriers, foreign=[])
+    return Found(recall=recall, right=right(scan, asked, carriers, hidden * SECONDS - watch.shots[0].at), select_ms=took)
 
 
-def _sure(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+def _had(vectors: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    assert vectors is not None  # `main` refuses a model without a head
+    return vectors
 
 
 def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:
@@ -133,25 +132,13 @@ def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:
     return replace(streams[int(key.camera_id[1:])][second // SECONDS].carriers[second % SECONDS], key=key)
 
 
-def _right(scan: VideoScan, quiz: Quiz, needle: Needle, carriers: Sequence[Carrier], hidden: int) -> bool:
-    decoded = scan.decode(quiz.text, carriers)
-    evidence = moments([c.key for c in carriers], decoded.attention)
-    text = ground(decoded.text, evidence, carriers[-1].key.at_ms)
-    at = None
-    if evidence and needle.clip:  # back to the clip's own time
-        at = needle.clip.truth.shots[0].at + evidence[0].at_ms / 1000 - hidden * SECONDS
-    return correct(quiz, (needle.clip or needle.hay[0]).truth, text=text, camera=evidence[0].camera_id if evidence else None, at=at)
-
-
-def table(
-    scan: VideoScan, head: relevance.Relevance, clips: Sequence[Clip], cameras: int, lengths: Sequence[str], count: int
-) -> list[list[object]]:
+def table(scan: VideoScan, clips: Sequence[Clip], cameras: int, lengths: Sequence[str], count: int) -> list[list[object]]:
     """Rows by length: carriers in all, recall, accuracy of what was there and of what was not, 95th percentile of selection."""
     rows: list[list[object]] = []
     for name in lengths:
         length = LENGTHS[name]
         r = Random(f"needle {cameras}")
-        some = [search(scan, head, needle, cameras, length, r) for needle, _ in zip(needles(clips, r), range(count), strict=False)]
+        some = [search(scan, needle, cameras, length, r) for needle, _ in zip(needles(clips, r), range(count), strict=False)]
         there, absent = [f for f in some if f.recall is not None], [f for f in some if f.recall is None]
         figures = [float(np.mean([f.recall for f in there])), *(float(np.mean([f.right for f in fs])) for fs in (there, absent))]
         rows.append([cameras, name, cameras * length * SECONDS, *figures, float(np.percentile([f.select_ms for f in some], 95))])
@@ -166,14 +153,14 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Print recall and accuracy against the length of the stream."""
-    scan = VideoScan(Backbone.load(model))
-    head = relevance.load(scan.backbone, model)
-    if head is None:
-        raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.relevance --help")
-    clips = pool(scan, head, 8 if quick else sites)
+    backbone = Backbone.load(model)
+    scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
+    if scan.head is None:
+        raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
+    clips = pool(scan, 8 if quick else sites)
     columns = ("cameras", "stream", "carriers", f"event's among {BUDGET}", "right, it was there", "right, it was not", "selection p95 ms")
     lengths = tuple(LENGTHS)[: 3 if quick else None]
-    rows = [row for cameras in (1, 16) for row in table(scan, head, clips, cameras, lengths, 12 if quick else count)]
+    rows = [row for cameras in (1, 16) for row in table(scan, clips, cameras, lengths, 12 if quick else count)]
     show("A few seconds among hours", columns, rows, [f"model {scan.fingerprint}", f"{len(clips) * SECONDS:,} different seconds"])
     write(json_file, {"needle": [dict(zip(columns, row, strict=True)) for row in rows]})
 

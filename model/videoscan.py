@@ -15,6 +15,7 @@ from model.backbone import Backbone
 from model.context import Carriers, attend, frame_pass, next_position, prefix_cache, with_carriers
 from model.decoding import greedy
 from model.memory import LiveMemory
+from model.relevance import Relevance, read
 from pipeline import prefiller
 from pipeline.core import Carrier, CarrierKey, Frame, LongwatchError, TimeRange
 
@@ -44,8 +45,10 @@ class VideoScan:
     Raises ContextTooShort if a full memory, or a full budget and a question, would stand further back than the backbone knows.
     """
 
-    def __init__(self, backbone: Backbone, *, live: int | None = None) -> None:
+    def __init__(self, backbone: Backbone, *, live: int | None = None, relevance: Relevance | None = None) -> None:
         self.backbone = backbone
+        self.head = relevance.digest if relevance else None
+        self._relevance = relevance
         self.budget = backbone.habits.budget
         self._live = live or backbone.habits.live
         self.fingerprint = backbone.spec.fingerprint
@@ -78,6 +81,21 @@ class VideoScan:
         embeddings = tokens.mean(1)[:, : self.backbone.hidden]
         means = embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings  # to be numbers, in numpy too
         return [self._carrier(frame, mean, made) for frame, mean, made in zip(frames, to_numpy(means), kv, strict=True)]
+
+    @torch.inference_mode()
+    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
+        """What the relevance of carriers is scored on [carriers, VECTOR]; None without a head."""
+        if self._relevance is None:
+            return None
+        kv = to_tensor(np.stack([carrier.kv for carrier in carriers]), self.backbone.device, torch.float32)
+        return to_numpy(self._relevance.carriers(kv))
+
+    @torch.inference_mode()
+    def sought(self, question: str) -> NDArray[np.float32] | None:
+        """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there; None without a head."""
+        if self._relevance is None:
+            return None
+        return to_numpy(self._relevance.questions(read(self.backbone, question)[None])[0])
 
     @torch.inference_mode()
     def decode(self, question: str, carriers: Sequence[Carrier], *, longest: int = 48) -> Decoded:

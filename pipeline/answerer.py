@@ -1,7 +1,7 @@
 """From a question to an answer: choose what to look at, look, and say on what grounds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, ground, moments
 from pipeline.rules import Judgement
+from pipeline.selection import Candidates, joined, probability, select
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
@@ -20,8 +21,11 @@ RECENT = 8  # carriers that a rule looks at
 class Memory(Protocol):
     """What is remembered; reads only."""
 
-    def times(self, camera_id: str, when: TimeRange | None) -> list[int]:
+    def captured(self, camera_id: str, when: TimeRange | None) -> NDArray[np.int64]:
         """When a camera's carriers are from, ascending."""
+
+    def vectors(self, camera_id: str, when: TimeRange) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """In pieces, times ascending and what the relevance of their carriers is scored on [n, VECTOR], for as many as have one."""
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         """The carriers, None for each that cannot be had."""
@@ -50,6 +54,9 @@ class Decoder(Protocol):
     """The second phase of a model."""
 
     fingerprint: str
+
+    def sought(self, question: str) -> NDArray[np.float32] | None:
+        """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there; None if it cannot tell."""
 
     def decode(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
         """Answer in words."""
@@ -80,9 +87,9 @@ class Answerer:
         """Raises UnknownCamera for a camera that is not there, and NoMemory when nothing is remembered of what is asked."""
         began = time.perf_counter()
         cameras = self._meant(question)
-        times = {camera: self._memory.times(camera, question.when) for camera in cameras}
+        times = {camera: self._memory.captured(camera, question.when) for camera in cameras}
         losses = [gap for camera in cameras for gap in self._memory.losses(camera, question.when)]
-        wanted = spread(times, self._budget)
+        wanted = self.wanted(question.text, times)
         carriers = self._fetch(wanted)
         if not carriers:
             raise NoMemory(f"nothing is remembered of {', '.join(cameras) or 'any camera'}{_span_words(question.when)}")
@@ -103,7 +110,7 @@ class Answerer:
 
     def judge(self, condition: str, camera_id: str) -> Judgement:
         """How probable a rule's condition is on a camera's newest carriers. Raises NoMemory if there are none."""
-        newest = self._memory.times(camera_id, None)[-RECENT:]
+        newest = self._memory.captured(camera_id, None)[-RECENT:].tolist()
         carriers = self._fetch([CarrierKey(camera_id=camera_id, at_ms=at) for at in newest])
         if not carriers:
             raise NoMemory(f"nothing is remembered of {camera_id}")
@@ -120,24 +127,31 @@ class Answerer:
                 raise UnknownCamera(f"there is no camera {camera!r}; there are: {', '.join(known) or 'none'}")
         return list(question.cameras) or named(question.text, known) or known
 
+    def wanted(self, question: str, times: Mapping[str, NDArray[np.int64]]) -> list[CarrierKey]:
+        """What to look at; by relevance where it has to be chosen, and can be scored."""
+        candidates = {camera: Candidates(at_ms=each) for camera, each in times.items()}
+        if sum(map(len, times.values())) > self._budget and (sought := self._decoder.sought(question)) is not None:
+            candidates = {camera: self._scored(camera, each, sought) for camera, each in candidates.items()}
+        return select(candidates, self._budget)
+
+    def _scored(self, camera: str, carriers: Candidates, sought: NDArray[np.float32]) -> Candidates:
+        """The same with their probabilities; 0 for a carrier without a vector, as if there were none for a camera without any."""
+        if not len(carriers.at_ms):
+            return carriers
+        when = TimeRange(start_ms=int(carriers.at_ms[0]), end_ms=int(carriers.at_ms[-1]))
+        pieces = [(at_ms, vectors @ sought) for at_ms, vectors in self._memory.vectors(camera, when) if len(at_ms)]
+        if not pieces:
+            return carriers
+        at_ms, logits = (np.concatenate(each) for each in zip(*pieces, strict=True))
+        return replace(carriers, scores=joined(carriers.at_ms, at_ms, probability(logits)))
+
     def _fetch(self, keys: Sequence[CarrierKey]) -> list[Carrier]:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
 
 
-def spread(times: dict[str, list[int]], budget: int) -> list[CarrierKey]:
-    """At most `budget` carriers in order of time: the newest of each camera, and the rest evenly spread."""
-    keys = sorted((CarrierKey(camera_id=c, at_ms=at) for c, each in times.items() for at in each), key=lambda k: (k.at_ms, k.camera_id))
-    if len(keys) <= budget:
-        return keys
-    newest = {CarrierKey(camera_id=c, at_ms=each[-1]) for c, each in times.items() if each}
-    if len(newest) >= budget:
-        return sorted(newest, key=lambda k: (k.at_ms, k.camera_id))[-budget:]
-    rest = [key for key in keys if key not in newest]
-    chosen = np.linspace(0, len(rest) - 1, budget - len(newest)).round().astype(int)
-    return sorted({*newest, *(rest[i] for i in chosen)}, key=lambda k: (k.at_ms, k.camera_id))
-
-
-def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()) -> tuple[Gap, ...]:
+def gaps(
+    times: Mapping[str, NDArray[np.int64]], when: TimeRange | None, now_ms: int | None = None, losses: Sequence[Gap] = ()
+) -> tuple[Gap, ...]:
     """Times asked about of which a camera has nothing, longest first; what is yet to come is none. No time asked about means until now.
 
     A loss that lies in such a hole is its reason; any other is a gap of its own.
@@ -146,9 +160,9 @@ def gaps(times: dict[str, list[int]], when: TimeRange | None, now_ms: int | None
     begins = [when.start_ms] if when else []
     found, explained = [], set()
     for camera, each in times.items():
-        edges = [*begins, *each, *([min(ends)] if ends else [])]
-        holes = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a > HOLE_MS]
-        if not each and ends and not begins:
+        edges = np.concatenate((np.array(begins, np.int64), each, np.array([min(ends)] if ends else [], np.int64)))
+        holes = [(int(edges[i]), int(edges[i + 1])) for i in np.flatnonzero(np.diff(edges) > HOLE_MS)]
+        if not len(each) and ends and not begins:
             holes = [(min(ends), min(ends))]
         for a, b in holes:
             span = TimeRange(start_ms=a, end_ms=b)

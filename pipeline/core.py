@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
+VECTOR = 32  # numbers in what the relevance of a carrier is scored on
+
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 """bfloat16, which numpy lacks: its 16 bits under its name. See `model.arrays`."""
 
@@ -148,6 +150,7 @@ class CarrierWrite:
     picture: bytes = field(repr=False)  # JPEG
     live: tuple[int, ...]  # at_ms of the camera's live memory after this carrier
     claim: Claim | None = None  # None: nobody else writes this camera
+    vector: NDArray[np.float32] | None = None  # [VECTOR]; None: its model has no head for relevance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

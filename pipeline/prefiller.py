@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core import Carrier, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded
@@ -34,6 +36,9 @@ class Model(Protocol):
 
     def prefill(self, frames: Sequence[Frame], memories: Sequence[LiveMemory]) -> list[Carrier]:
         """One carrier a frame."""
+
+    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
+        """What the relevance of each is scored on [carriers, VECTOR]; None for a model that cannot tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +80,11 @@ class Prefiller:
         if not fresh:
             return []
         carriers = self._model.prefill([frame for frame, _ in fresh], [camera.memory for _, camera in fresh])
-        for (frame, camera), carrier in zip(fresh, carriers, strict=True):
+        vectors = self._model.vectors(carriers)
+        for (frame, camera), carrier, vector in zip(fresh, carriers, [None] * len(fresh) if vectors is None else vectors, strict=True):
             camera.memory.add(carrier)
             live = tuple(kept.key.at_ms for kept in camera.memory.carriers)
-            self._write(CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim))
+            self._write(CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim, vector=vector))
         return carriers
 
     def keep_only(self, cameras: Collection[str]) -> None:

@@ -22,6 +22,20 @@ class Candidates:
     scores: NDArray[np.float32] | None = None
 
 
+def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of logits."""
+    odds: NDArray[np.float32] = np.exp(np.minimum(-logits, np.float32(80)))  # beyond that, float32 overflows
+    return np.reciprocal(1 + odds)
+
+
+def joined(at_ms: NDArray[np.int64], known: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scores of carriers, given those of the `known` times; 0 where there is none. Both times ascend."""
+    if np.array_equal(at_ms, known):
+        return scores
+    place = np.minimum(np.searchsorted(known, at_ms), len(known) - 1)
+    return np.where(known[place] == at_ms, scores[place], np.float32(0))
+
+
 def select(candidates: Mapping[str, Candidates], budget: int) -> list[CarrierKey]:
     """At most `budget` carriers in order of time.
 
@@ -57,12 +71,12 @@ def _newest(candidates: Mapping[str, Candidates]) -> Iterator[CarrierKey]:
 
 
 def _surest(candidates: Mapping[str, Candidates], most: int) -> Iterator[CarrierKey]:
-    """By score over all cameras, each with its neighbours in time."""
+    """By score over all cameras, each with its neighbours in time; without those that nothing is known of."""
     best: list[tuple[float, str, int]] = []
     for name, c in candidates.items():
         if c.scores is not None and len(c.scores):
             top = np.argpartition(c.scores, -min(most, len(c.scores)))[-most:]
-            best += [(float(c.scores[i]), name, int(i)) for i in top]
+            best += [(float(c.scores[i]), name, int(i)) for i in top if c.scores[i] > 0]
     for _, name, i in heapq.nlargest(most, best):
         for near in (i, i - 1, i + 1):
             if 0 <= near < len(candidates[name].at_ms):
@@ -79,13 +93,13 @@ def _latest(candidates: Mapping[str, Candidates], most: int) -> Iterator[Carrier
 
 
 def _spread(candidates: Mapping[str, Candidates], chosen: Iterable[CarrierKey], room: int) -> Iterator[CarrierKey]:
-    """Evenly over the time of each camera, of what is not chosen yet."""
+    """Evenly over all that is not chosen yet, in order of time and then of camera."""
     taken: defaultdict[str, list[int]] = defaultdict(list)
     for key in chosen:
         taken[key.camera_id].append(key.at_ms)
-    rest = {name: np.delete(c.at_ms, np.searchsorted(c.at_ms, taken[name])) for name, c in candidates.items()}
-    names = [name for name, left in rest.items() if len(left)]
-    ends = np.cumsum([len(rest[name]) for name in names])
-    for place in np.linspace(0, ends[-1] - 1, min(room, int(ends[-1]))).round().astype(int):
-        camera = int(np.searchsorted(ends, place, side="right"))
-        yield CarrierKey(camera_id=names[camera], at_ms=int(rest[names[camera]][place - ends[camera]]))
+    names = sorted(candidates)
+    rest = [np.delete(candidates[name].at_ms, np.searchsorted(candidates[name].at_ms, taken[name])) for name in names]
+    order = np.concatenate([at_ms * len(names) + camera for camera, at_ms in enumerate(rest)])  # one number for both: no sort of millions
+    places = np.linspace(0, len(order) - 1, min(room, len(order))).round().astype(int)
+    for at_ms, camera in zip(*np.divmod(np.partition(order, places)[places], len(names)), strict=True):
+        yield CarrierKey(camera_id=names[camera], at_ms=int(at_ms))

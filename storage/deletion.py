@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 
 from pipeline.core import TimeRange
-from storage import guard, keys, losses
+from storage import guard, keys, losses, vectors
 
 SCAN_BATCH = 1000
 LIVE_LIMIT = 1 << 16  # carriers in a live memory
@@ -39,10 +39,12 @@ def _batches(client: Any, camera_id: str) -> Iterator[Sequence[bytes]]:
 
 
 def _delete_from(client: Any, name: bytes, span: TimeRange) -> None:
-    """From an index, a live list or the list of losses, whichever this is."""
+    """From an index, a live list, an hour of vectors or the list of losses, whichever this is."""
     kind = name.split(b":")[2]
     if kind in (b"ix", b"pictures"):
         client.zremrangebyscore(name, span.start_ms, span.end_ms)
+    elif kind == b"vec":
+        vectors.delete(client, name, span)
     elif kind == b"lost":
         losses.delete(client, name, span)
     elif kind == b"live":

@@ -11,6 +11,7 @@ ALERTS = "lw:{SITE}:alerts"  # sorted set of JSON, score at_ms: one that is adde
 REPORTING = "lw:{SITE}:reporting"  # set: cameras that a status was ever reported for
 
 MOMENT = re.compile(rb"lw:\{[^}]*\}:(?:kv:[0-9a-f]+|pic):([0-9]+)")
+PACKED = re.compile(rb"lw:\{[^}]*\}:vec:[0-9a-f]+:[0-9a-f]+:([1-9][0-9]+):([0-9]+)")
 
 
 def carrier(key: CarrierKey, fingerprint: str) -> str:
@@ -38,6 +39,11 @@ def pictures(camera_id: str) -> str:
     return f"{_of(camera_id)}pictures"
 
 
+def vectors(camera_id: str, fingerprint: str, head: str, stride: int, hour: int) -> str:
+    """Records of `storage.vectors`, each of `stride` bytes: the vectors of one hour (counted from 1970) by the head of that digest."""
+    return f"{_of(camera_id)}vec:{fingerprint}:{head}:{stride}:{hour}"
+
+
 def lost(camera_id: str) -> str:
     """Sorted set of JSON [start_ms, end_ms, reason], score start_ms: what was seen and could not be kept."""
     return f"{_of(camera_id)}lost"
@@ -62,6 +68,12 @@ def moment(name: bytes) -> int | None:
     """The at_ms in the key of a carrier or picture; None for any other key."""
     found = MOMENT.fullmatch(name)
     return int(found[1]) if found else None
+
+
+def packed(name: bytes) -> tuple[int, int] | None:
+    """Bytes of a record, and the hour, in the key of vectors; None for any other key."""
+    found = PACKED.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _of(camera_id: str) -> str:

@@ -43,6 +43,11 @@ class Seal:
         """Of key files: each 32 random bytes that others may not read. Raises BadKeyFile."""
         return cls([_read_key(path) for path in paths])
 
+    @property
+    def overhead(self) -> int:
+        """Bytes that sealing adds to a value; 0 without keys."""
+        return OVERHEAD if self._ciphers else 0
+
     def seal(self, value: bytes, name: str) -> bytes:
         """The value as it is kept under `name`. Sealed twice it differs: the nonce is random."""
         if not self._ciphers:

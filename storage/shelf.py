@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.core import CarrierKey
 from storage import keys
 
@@ -33,12 +36,11 @@ class Shelf:
             found += missing
         return found
 
-    def kept(self, client: Any, times: Sequence[int]) -> list[int]:
+    def kept(self, client: Any, times: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ascending times without those that are gone. One question when the oldest is there, which is usual."""
-        if not times or self._ask(client, "exists", times[:1])[0]:
-            return list(times)
-        gone = set(self.gone(client, times))
-        return [at_ms for at_ms in times if at_ms not in gone]
+        if not len(times) or self._ask(client, "exists", times[:1].tolist())[0]:
+            return times
+        return times[~np.isin(times, self.gone(client, times.tolist()))]
 
     def trim(self, client: Any) -> None:
         """Drops the entries whose values are gone."""

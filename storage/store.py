@@ -1,27 +1,40 @@
 """The long-term memory of carriers and pictures in Redis. The prefill plane puts, the decode plane reads."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgpack
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, Gap, Kept, TimeRange
-from storage import deletion, guard, keys, losses, shelf
-from storage.cache import CarrierCache
+from storage import captured, deletion, guard, keys, losses, shelf
+from storage.cache import Cache
 from storage.codec import FINGERPRINT, Codec
 from storage.connect import connect, reaching
 from storage.errors import BadCarrier, BadReason, BadValue
+from storage.vectors import Vectors
 
 DAY_S = 86_400
 GET_BATCH = 32  # keys per MGET: one reply with everything would be slower, and grow the server
 FORGET_MS = 30_000  # by then everybody has heard that a camera was removed
 
 
+class _Encoded(NamedTuple):
+    """A write, its value, and its vector as what to append to which string."""
+
+    write: CarrierWrite
+    value: bytes
+    vector: tuple[str, bytes] | None
+
+
 class CarrierStore:
     """The carriers of one model. Safe to share between threads. Raises StoreUnavailable, after a bounded wait.
 
+    `head` names what makes the vectors that relevance is scored on; without it none are kept or found.
     `misses` counts by reason the values that could not be used: "missing" or a BadReason. `keep_bytes` bounds a camera (see `tidy`);
-    `cache_bytes` is what carriers that were read may take in this process.
+    `cache_bytes` is what carriers, vectors and times that were read may take in this process.
     """
 
     def __init__(
@@ -29,6 +42,7 @@ class CarrierStore:
         url: str,
         fingerprint: str,
         *,
+        head: str | None = None,
         ttl_s: float = 14 * DAY_S,
         picture_ttl_s: float = 14 * DAY_S,
         keep_bytes: int | None = None,
@@ -36,12 +50,15 @@ class CarrierStore:
         codec: Codec | None = None,
         timeout_s: float = 1.0,
     ) -> None:
-        if not FINGERPRINT.fullmatch(fingerprint):
+        if not all(FINGERPRINT.fullmatch(digest) for digest in (fingerprint, head) if digest is not None):
             raise BadCarrier(BadReason.FINGERPRINT)
         self.misses: Counter[str] = Counter()
         self._codec = codec or Codec()
-        self.cache = CarrierCache(cache_bytes) if cache_bytes else None
+        self.cache = Cache(cache_bytes) if cache_bytes else None
         self._fingerprint = fingerprint
+        self._vectors: Vectors | None = None
+        if head is not None:
+            self._vectors = Vectors(fingerprint=fingerprint, head=head, seal=self._codec.seal, misses=self.misses, cache=self.cache)
         self._ttl_ms = int(ttl_s * 1000)
         self._picture_ttl_ms = int(picture_ttl_s * 1000)
         self._keep_bytes = keep_bytes
@@ -55,34 +72,42 @@ class CarrierStore:
         return self._claims[camera_id]
 
     def put(self, writes: Sequence[CarrierWrite]) -> None:
-        """Keeps carriers, each camera's in one transaction; a repeated put changes nothing.
+        """Keeps carriers, each camera's in one transaction; a repeated put changes nothing that is read.
 
         A camera's writes come in the order of time, under one claim. Raises BadCarrier, before anything is written, for one that cannot
         be kept, and Superseded when the claim no longer holds. What lies in a span that was deleted meanwhile is left out.
         """
-        cameras: defaultdict[str, list[tuple[CarrierWrite, bytes]]] = defaultdict(list)
+        cameras: defaultdict[str, list[_Encoded]] = defaultdict(list)
         for write in writes:
             if write.carrier.fingerprint != self._fingerprint:
                 raise BadCarrier(BadReason.FINGERPRINT)
-            cameras[write.carrier.key.camera_id].append((write, self._codec.encode(write.carrier)))
-        for camera_id, sealed in cameras.items():
-            self._put_camera(camera_id, sealed)
+            vector = None if self._vectors is None or write.vector is None else self._vectors.record(write.carrier.key, write.vector)
+            cameras[write.carrier.key.camera_id].append(_Encoded(write, self._codec.encode(write.carrier), vector))
+        for camera_id, encoded in cameras.items():
+            self._put_camera(camera_id, encoded)
 
-    def _put_camera(self, camera_id: str, sealed: list[tuple[CarrierWrite, bytes]]) -> None:
+    def _put_camera(self, camera_id: str, encoded: list[_Encoded]) -> None:
         index, pictures = keys.index(camera_id, self._fingerprint), keys.pictures(camera_id)
-        last = sealed[-1][0]
+        last = encoded[-1].write
         with reaching(), self._client.pipeline(transaction=True) as pipe:
             deleted = guard.admit(pipe, camera_id, last.claim)
-            kept = [(w.carrier.key.at_ms, w, value) for w, value in sealed if deleted is None or w.carrier.key.at_ms not in deleted]
+            kept = [each for each in encoded if deleted is None or each.write.carrier.key.at_ms not in deleted]
             if not kept:
                 return
             pipe.multi()
-            for at_ms, write, value in kept:
+            hours: defaultdict[str, bytes] = defaultdict(bytes)
+            for write, value, vector in kept:
+                at_ms = write.carrier.key.at_ms
                 pipe.set(self._name(write.carrier.key), value, nx=True, px=self._ttl_ms)
                 picture = keys.picture(camera_id, at_ms)
                 pipe.set(picture, self._codec.seal.seal(write.picture, picture), nx=True, px=self._picture_ttl_ms)
                 pipe.zadd(index, {str(at_ms): at_ms})
                 pipe.zadd(pictures, {str(at_ms): at_ms})
+                if vector:
+                    hours[vector[0]] += vector[1]
+            for name, records in hours.items():
+                pipe.append(name, records)
+                pipe.pexpire(name, self._ttl_ms)
             pipe.pexpire(index, self._ttl_ms)  # outlives every value in it, and not for ever
             pipe.pexpire(pictures, self._picture_ttl_ms)
             pipe.set(keys.live(camera_id, self._fingerprint), msgpack.packb(last.live), px=self._ttl_ms)
@@ -90,12 +115,15 @@ class CarrierStore:
                 guard.renew(pipe, camera_id, last.claim, self._ttl_ms)
             pipe.execute()
 
-    def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
+    def captured(self, camera_id: str, when: TimeRange | None = None) -> NDArray[np.int64]:
         """When the camera's carriers were captured (at_ms), ascending; without the oldest that are gone."""
-        start, end = (when.start_ms, when.end_ms) if when else ("-inf", "+inf")
         carriers = shelf.carriers(camera_id, self._fingerprint)
         with reaching():
-            return carriers.kept(self._client, [int(member) for member in self._client.zrangebyscore(carriers.index, start, end)])
+            return carriers.kept(self._client, captured.read(self._client, carriers.index, when, self.cache))
+
+    def times(self, camera_id: str, when: TimeRange | None = None) -> list[int]:
+        """`captured` as a list."""
+        return [int(at_ms) for at_ms in self.captured(camera_id, when)]
 
     def newest(self, camera_id: str) -> int | None:
         """When the camera's newest carrier was captured."""
@@ -129,7 +157,7 @@ class CarrierStore:
         fetched = self._fetch([key for key, carrier in cached.items() if carrier is None])
         for carrier in fetched.values():
             if carrier is not None:
-                self.cache.put(carrier, generation)
+                self.cache.put(carrier.key, generation, carrier, carrier.embedding.nbytes + carrier.kv.nbytes)
         return cached | fetched
 
     def _fetch(self, wanted: Sequence[CarrierKey]) -> dict[CarrierKey, Carrier | None]:
@@ -140,6 +168,16 @@ class CarrierStore:
                 values = self._client.mget([self._name(key) for key in batch])
             found |= {key: self._open(key, value) for key, value in zip(batch, values, strict=True)}
         return found
+
+    def vectors(self, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Of a camera's carriers in a span, an hour at a time: their times (at_ms), ascending, and their vectors [n, VECTOR].
+
+        A carrier may be without one, and a vector without its carrier.
+        """
+        if self._vectors is None:
+            return iter(())
+        with reaching():
+            return self._vectors.read(self._client, camera_id, when)
 
     def live(self, camera_id: str) -> list[Carrier]:
         """The camera's live memory in the order of time, for a prefiller that starts again; misses are left out."""
@@ -179,16 +217,20 @@ class CarrierStore:
             return losses.of(self._client, camera_id, when)
 
     def tidy(self, camera_id: str) -> None:
-        """Drops from the indexes what has expired, and the oldest values until carriers take half of `keep_bytes`, and pictures too.
+        """Drops from the indexes what has expired, and the oldest values until carriers take half of `keep_bytes`, and pictures too;
+        the hours of vectors go with the last of their carriers.
 
         The prefill plane calls this now and then. Carriers of other models are not counted; they go by age.
         """
+        before = self.span(camera_id)
         with reaching():
             for each in (shelf.carriers(camera_id, self._fingerprint), shelf.pictures(camera_id)):
                 each.trim(self._client)
                 count, taken = each.held(self._client)
                 if self._keep_bytes is not None and taken > (room := self._keep_bytes // 2):
                     each.drop_oldest(self._client, count - count * room // taken)
+            if self._vectors:
+                self._vectors.drop(self._client, camera_id, before, self.span(camera_id))
 
     def kept(self, camera_id: str) -> Kept:
         """What is remembered of a camera, in numbers."""

@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, StoreUnavailable, TimeRange
+from pipeline.core import VECTOR, Carrier, CarrierKey, CarrierWrite, Claim, StoreUnavailable, TimeRange
 
 FINGERPRINT = "0a1b2c3d"
+HEAD = "aaaa1111"
 
 
 def carrier(at_ms: int, camera_id: str = "dock", fingerprint: str = FINGERPRINT) -> Carrier:
@@ -28,6 +31,15 @@ def write(
     at_ms: int, camera_id: str = "dock", live: tuple[int, ...] = (), fingerprint: str = FINGERPRINT, claim: Claim | None = None
 ) -> CarrierWrite:
     return CarrierWrite(carrier=carrier(at_ms, camera_id, fingerprint), picture=b"\xff\xd8 %d" % at_ms, live=live or (at_ms,), claim=claim)
+
+
+def vector(at_ms: int) -> NDArray[np.float32]:
+    return np.random.default_rng([1, at_ms]).standard_normal(VECTOR).astype(np.float32)
+
+
+def telling(at_ms: int, camera_id: str = "dock", **more: Any) -> CarrierWrite:
+    """A write with a vector."""
+    return replace(write(at_ms, camera_id, **more), vector=vector(at_ms))
 
 
 def key(at_ms: int, camera_id: str = "dock") -> CarrierKey:

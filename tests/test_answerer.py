@@ -1,6 +1,6 @@
 """From a question to an answer: what is looked at, what is said, and what is owned up to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps, spread
-from pipeline.core import Carrier, CarrierKey, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
+from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps
+from pipeline.core import VECTOR, Carrier, CarrierKey, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 
 T0 = 1_700_000_000_000
@@ -21,6 +21,10 @@ def at(seconds: float) -> int:
     return T0 + round(1000 * seconds)
 
 
+def instants(seconds: Iterable[float]) -> NDArray[np.int64]:
+    return np.array([at(s) for s in seconds], np.int64)
+
+
 @dataclass
 class Memory:
     """Carriers at some seconds of some cameras; those `gone` are in the index and no more."""
@@ -28,12 +32,20 @@ class Memory:
     seconds: dict[str, list[float]]
     gone: set[tuple[str, int]] = field(default_factory=set)
     lost: list[Gap] = field(default_factory=list)
+    shown: dict[str, dict[float, float]] = field(default_factory=dict)  # at some seconds of some cameras: how surely, as a logit
 
-    def times(self, camera_id: str, when: TimeRange | None) -> list[int]:
-        return [at(s) for s in self.seconds.get(camera_id, []) if when is None or at(s) in when]
+    def captured(self, camera_id: str, when: TimeRange | None) -> NDArray[np.int64]:
+        return instants(s for s in self.seconds.get(camera_id, []) if when is None or at(s) in when)
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         return [None if (key.camera_id, key.at_ms) in self.gone else carrier(key) for key in keys]
+
+    def vectors(self, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """In two pieces; what is asked for is the last of a vector's numbers."""
+        own = [(at(s), logit) for s, logit in self.shown.get(camera_id, {}).items() if at(s) in when]
+        for piece in (own[: len(own) // 2], own[len(own) // 2 :]):
+            logits = np.array([logit for _, logit in piece], np.float32)
+            yield np.array([at_ms for at_ms, _ in piece], np.int64), np.pad(logits[:, None], ((0, 0), (VECTOR - 1, 0)))
 
     def losses(self, camera_id: str, when: TimeRange | None) -> list[Gap]:
         return [gap for gap in self.lost if gap.camera_id == camera_id and (when is None or gap.span.overlaps(when))]
@@ -58,7 +70,11 @@ class Decoder:
     text: str = "yes"
     looks_ms: int | None = None
     fingerprint: str = "f"
+    has_head: bool = True
     asked: list[tuple[str, list[CarrierKey]]] = field(default_factory=list)
+
+    def sought(self, question: str) -> NDArray[np.float32] | None:
+        return np.eye(1, VECTOR, VECTOR - 1, np.float32)[0] if self.has_head else None
 
     def decode(self, question: str, carriers: Sequence[Carrier]) -> Said:
         self.asked.append((question, [c.key for c in carriers]))
@@ -163,6 +179,38 @@ def test_ago_is_counted_from_now_also_when_the_past_was_asked_about() -> None:
     assert answer.text == f"1 h 0 min ago, at {clock(at(50))}"
 
 
+# What is looked at, when that has to be chosen
+
+
+def looked_at(memory: Memory, when: TimeRange | None = None, *, has_head: bool = True) -> list[float]:
+    answerer(decoder := Decoder(has_head=has_head), memory, budget=32).answer(Question(text="?", when=when))
+    [(_, keys)] = decoder.asked
+    return [(key.at_ms - T0) / 1000 for key in keys if key.camera_id == "gate"]
+
+
+DAY, EVENT = list(range(5000)), (1234, 1235, 1236)
+
+
+def test_an_event_of_three_carriers_among_thousands_is_looked_at() -> None:
+    memory = Memory({"gate": DAY, "yard": DAY}, shown={"gate": {s: 4.0 if s in EVENT else -4.0 for s in DAY}})
+    assert set(looked_at(memory)) >= {1233, *EVENT, 1237}  # the other camera has no vectors
+    assert not set(EVENT) & set(looked_at(memory, has_head=False))
+    assert set(looked_at(memory, between(1000, 2000))) >= set(EVENT)
+
+
+def test_vectors_count_where_they_are_and_only_for_what_is_there() -> None:
+    gone = {2000.5: 9.0, 4500.5: 9.0, 9000.0: 9.0}  # of carriers that are no more
+    shown = dict.fromkeys(EVENT, 4.0) | gone | {s: -4.0 for s in range(4000, 5000)}
+    chosen = set(looked_at(Memory({"gate": DAY}, shown={"gate": dict(sorted(shown.items()))})))
+    assert chosen >= set(EVENT) and not chosen & set(gone)
+
+
+def test_without_a_head_or_vectors_what_is_looked_at_is_evenly_spread() -> None:
+    even = looked_at(Memory({"gate": DAY}))
+    assert np.ptp(np.diff(even[:-1])) <= 1 and (even[0], even[-2:]) == (0, [4998, 4999])
+    assert even == looked_at(Memory({"gate": DAY}, shown={"gate": dict.fromkeys(DAY, 4.0)}), has_head=False)
+
+
 # Rules
 
 
@@ -202,72 +250,26 @@ def test_a_camera_is_named_by_its_id_as_a_word(text: str, cameras: list[str]) ->
     assert named(text, ["gate", "gate-2", "yard"]) == cameras
 
 
-# spread
-
-TIMES = st.dictionaries(
-    st.sampled_from(["gate", "yard", "dock", "roof"]),
-    st.lists(st.integers(0, 3000), max_size=60, unique=True).map(sorted),
-    max_size=4,
-)
-
-
-def every_key(times: dict[str, list[int]]) -> list[CarrierKey]:
-    return [CarrierKey(camera_id=c, at_ms=t) for c, each in times.items() for t in each]
-
-
-@unhurried
-@given(TIMES, st.integers(5, 80))
-def test_what_is_looked_at_keeps_to_the_budget_in_order_with_the_newest_of_each_camera(times: dict[str, list[int]], budget: int) -> None:
-    chosen = spread(times, budget)
-    everything = every_key(times)
-    assert len(chosen) <= budget
-    assert set(chosen) <= set(everything)
-    assert len(set(chosen)) == len(chosen)
-    assert chosen == sorted(chosen, key=lambda k: (k.at_ms, k.camera_id))
-    assert all(CarrierKey(camera_id=c, at_ms=each[-1]) in chosen for c, each in times.items() if each)
-    if len(everything) <= budget:
-        assert set(chosen) == set(everything)
-    else:
-        assert len(chosen) == budget  # none of it is wasted
-
-
-@unhurried
-@given(st.integers(1, 400), st.integers(3, 60))
-def test_what_is_looked_at_is_spread_evenly_and_reaches_the_oldest(count: int, budget: int) -> None:
-    chosen = [key.at_ms for key in spread({"gate": list(range(count))}, budget)]
-    assert (chosen[0], chosen[-1]) == (0, count - 1)
-    steps = np.diff(chosen)
-    if count > budget:
-        assert steps.max() <= (count - 2) / (budget - 2) + 1
-
-
-@pytest.mark.parametrize("budget", [1, 2, 3])
-def test_the_budget_is_kept_with_more_cameras_than_budget(budget: int) -> None:
-    times = {f"cam-{i}": [i, 10 + i, 20 + i] for i in range(3)}
-    assert len(spread(times, budget)) == budget
-
-
 # gaps
 
 
 def test_holes_are_named_longest_first_with_camera_and_time() -> None:
     hole = HOLE_MS // 1000
-    times = {"gate": [at(0), at(hole), at(2 * hole + 1)], "yard": [at(0), at(100)]}
-    found = gaps(times, None)
+    found = gaps({"gate": instants([0, hole, 2 * hole + 1]), "yard": instants([0, 100])}, None)
     assert [(g.camera_id, g.span) for g in found] == [("yard", between(0, 100)), ("gate", between(hole, 2 * hole + 1))]
     assert clock(at(100)) in found[0].reason
     assert "yard" in found[0].reason
 
 
 def test_the_edges_of_the_time_asked_about_count_and_so_does_a_camera_with_nothing() -> None:
-    found = gaps({"gate": [at(50), at(55)], "yard": []}, between(0, 100))
+    found = gaps({"gate": instants([50, 55]), "yard": instants([])}, between(0, 100))
     assert [(g.camera_id, g.span) for g in found] == [("yard", between(0, 100)), ("gate", between(0, 50)), ("gate", between(55, 100))]
 
 
 @unhurried
 @given(st.lists(st.integers(0, 300), unique=True).map(sorted))
 def test_no_more_gaps_are_named_than_people_read_and_those_are_the_longest(seconds: list[int]) -> None:
-    found = [g.span.end_ms - g.span.start_ms for g in gaps({"gate": [at(s) for s in seconds]}, None)]
+    found = [g.span.end_ms - g.span.start_ms for g in gaps({"gate": instants(seconds)}, None)]
     holes = sorted((1000 * (b - a) for a, b in zip(seconds, seconds[1:], strict=False) if 1000 * (b - a) > HOLE_MS), reverse=True)
     assert found == holes[:GAPS]
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from model.memory import LiveMemory
-from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded, TimeRange
+from pipeline.core import VECTOR, Carrier, CarrierKey, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded, TimeRange
 from pipeline.prefiller import LiveMemory as Remembers
 from pipeline.prefiller import Prefiller
 
@@ -29,9 +30,13 @@ class Model:
     def __init__(self) -> None:
         self.batches: list[list[tuple[str, int, tuple[int, ...]]]] = []  # camera, time, the memory it saw
         self.fails = False
+        self.has_head = True
 
     def memory(self, carriers: Sequence[Carrier] = ()) -> LiveMemory:
         return LiveMemory(LIMIT, carriers)
+
+    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
+        return np.stack([np.full(VECTOR, c.key.at_ms, np.float32) for c in carriers]) if self.has_head else None
 
     def prefill(self, frames: Sequence[Frame], memories: Sequence[Remembers]) -> list[Carrier]:
         if self.fails:
@@ -79,6 +84,16 @@ def test_every_frame_of_a_batch_meets_its_own_cameras_memory() -> None:
     assert [(w.carrier.key.camera_id, w.live) for w in store.writes] == [
         ("gate", (10,)), ("dock", (11,)), ("dock", (11, 21)), ("yard", (22,)), ("gate", (10, 20)),
     ]  # fmt: skip
+
+
+def test_each_carrier_is_written_with_its_own_vector_or_with_none_by_a_model_without_a_head() -> None:
+    model, store = Model(), Store()
+    prefiller = store.start(model)
+    prefiller.step([frame(10, "gate"), frame(11, "dock")])
+    assert [w.vector[0] for w in store.writes if w.vector is not None] == [10, 11]
+    model.has_head = False
+    prefiller.step([frame(20, "gate")])
+    assert store.writes[-1].vector is None
 
 
 def test_stale_frames_are_counted_and_skipped_and_hold_up_no_other() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import CarrierKey
-from pipeline.selection import Candidates, select
+from pipeline.selection import Candidates, joined, probability, select
 
 
 def camera(count: int, *, start: int = 0, relevant: dict[int, float] | None = None, scored: bool = True) -> Candidates:
@@ -49,6 +49,50 @@ def test_without_scores_they_are_evenly_spread() -> None:
     gaps = np.diff(times)
     assert len(times) == 101
     assert gaps.max() <= 1.1 * np.median(gaps)
+
+
+def test_what_nothing_is_known_of_is_not_taken_for_relevant() -> None:
+    scores = np.zeros(10_000, np.float32)
+    scores[77] = 0.2
+    times = 1000 * np.arange(10_000)
+    chosen = seconds(select({"gate": Candidates(at_ms=times, scores=scores)}, budget=101), "gate")
+    assert {76, 77, 78} <= set(chosen)
+    assert np.diff([s for s in chosen if not 76 <= s <= 78]).max() <= 110
+
+
+def plainly_spread(times: dict[str, list[int]], budget: int) -> list[CarrierKey]:
+    """The newest of each camera, and the rest evenly over all in order of time: how it is done where millions need not be sorted."""
+    keys = sorted((CarrierKey(camera_id=c, at_ms=at) for c, each in times.items() for at in each), key=lambda k: (k.at_ms, k.camera_id))
+    newest = {CarrierKey(camera_id=c, at_ms=each[-1]) for c, each in times.items()}
+    rest = [key for key in keys if key not in newest]
+    chosen = np.linspace(0, len(rest) - 1, budget - len(newest)).round().astype(int)
+    return sorted({*newest, *(rest[i] for i in chosen)}, key=lambda k: (k.at_ms, k.camera_id))
+
+
+TIMES = st.dictionaries(
+    st.sampled_from(["gate", "yard", "dock", "roof"]),
+    st.lists(st.integers(0, 300), min_size=30, max_size=60, unique=True).map(sorted),
+    min_size=1,
+)
+
+
+@given(TIMES, st.integers(5, 25))
+def test_without_scores_every_camera_has_its_newest_and_the_rest_is_even_over_all(times: dict[str, list[int]], budget: int) -> None:
+    chosen = select({camera: Candidates(at_ms=np.array(each)) for camera, each in times.items()}, budget)
+    assert chosen == plainly_spread(times, budget)
+
+
+def test_scores_go_to_the_carriers_of_their_times() -> None:
+    at_ms, known, scores = np.array([10, 20, 30, 40]), np.array([5, 20, 25, 40]), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    assert joined(at_ms, known, scores).tolist() == [0, scores[1], 0, scores[3]]
+    assert joined(np.array([50]), known, scores).tolist() == [0]
+    assert joined(known, known, scores) is scores
+
+
+def test_a_probability_is_never_none_however_small() -> None:
+    with np.errstate(over="raise"):
+        low, even, high = probability(np.array([-1e6, 0, 1e6], np.float32))
+    assert 0 < low < 1e-30 and even == 0.5 and high == 1
 
 
 @given(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from carriers import FINGERPRINT, assert_same, carrier, eventually, key, write
+from carriers import FINGERPRINT, HEAD, assert_same, carrier, eventually, key, telling, write
 from conftest import lacking
 from faults import port_of
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.redis
 
 CAMERAS = ("dock", "gate", "roof", "lane")  # in slots of every node
 PASSWORD = "topology"
+SPAN = TimeRange(start_ms=0, end_ms=5000)
 ACL = Path(__file__).parent.parent / "deploy" / "redis-users.acl"
 ALERT = Alert(id="a", rule_id="r", condition="c", camera_id="dock", at_ms=1, probability=0.5, evidence=())
 
@@ -38,12 +39,13 @@ def everything_works(store: CarrierStore, registry: Registry) -> None:
     """Every call of the memory and of the registry, once, with what it should do."""
     for camera_id in CAMERAS:
         claim = store.claim(camera_id)
-        store.put([write(at_ms, camera_id, claim=claim) for at_ms in (1000, 2000, 3000)])
+        store.put([telling(at_ms, camera_id, claim=claim) for at_ms in (1000, 2000, 3000)])
         store.note_loss(Gap(camera_id=camera_id, span=TimeRange(start_ms=1, end_ms=2), reason="why"))
     every = [key(at_ms, camera_id) for at_ms in (1000, 3000) for camera_id in CAMERAS]
     for wanted, got in zip(every, store.get(every), strict=True):
         assert_same(got, carrier(wanted.at_ms, wanted.camera_id))
     assert store.delete("gate", TimeRange(start_ms=2000, end_ms=2000)) == 2
+    assert [list(at_ms) for at_ms, _ in store.vectors("gate", SPAN)] == [[1000, 3000]]
     assert store.times("gate") == [1000, 3000] and [one.key.at_ms for one in store.live("roof")] == [3000]
     store.tidy("gate")
     assert (store.kept("gate").carriers, store.kept("gate").pictures, len(store.losses("gate"))) == (2, 2, 1)
@@ -77,7 +79,7 @@ def cluster(tmp_path: Path) -> Iterator[list[PrivateRedis]]:
 
 def test_everything_works_on_a_cluster_and_a_camera_is_on_one_node(cluster: list[PrivateRedis]) -> None:
     url = f"redis+cluster://:{PASSWORD}@127.0.0.1:{port_of(cluster[1])}"
-    store, registry = CarrierStore(url, FINGERPRINT), Registry(url)
+    store, registry = CarrierStore(url, FINGERPRINT, head=HEAD), Registry(url)
     everything_works(store, registry)
     slots = set()
     for node in cluster:
@@ -154,7 +156,8 @@ def test_tls_lets_only_the_server_of_its_authority_be_the_memory(tmp_path: Path)
     tls = [f"tls-port {port}", f"tls-cert-file {certificate}", f"tls-key-file {secret}", f"tls-ca-cert-file {authority}"]
     with PrivateRedis(tmp_path / "redis", more=[*tls, "tls-auth-clients no"]) as server:
         url = server.url.replace("redis://", "rediss://").replace(f":{port_of(server)}/", f":{port}/")
-        store, registry = (kind(f"{url}?ssl_ca_certs={authority}", *more) for kind, more in ((CarrierStore, [FINGERPRINT]), (Registry, [])))
+        trusting = f"{url}?ssl_ca_certs={authority}"
+        store, registry = CarrierStore(trusting, FINGERPRINT, head=HEAD), Registry(trusting)
         everything_works(store, registry)
         stranger = CarrierStore(url, FINGERPRINT)  # trusts the machine's authorities alone
         with pytest.raises(StoreUnavailable, match="(?i)certificate"):
@@ -171,7 +174,7 @@ def users(tmp_path: Path) -> Iterator[PrivateRedis]:
             _, user, *rules = line.split(" ", 2)
             if user != "default":
                 admin.execute_command("ACL", "SETUSER", user, *split_rules(rules[0]))
-        seed = CarrierStore(server.url, FINGERPRINT)
+        seed = CarrierStore(server.url, FINGERPRINT, head=HEAD)
         everything_works(seed, Registry(server.url))
         seed.close()
         yield server
@@ -188,23 +191,23 @@ def split_rules(text: str) -> list[str]:
     return words
 
 
-SPAN = TimeRange(start_ms=0, end_ms=10)
 MEMORY_READS = {
     "times": lambda s, r: s.times("gate"),
     "get": lambda s, r: s.get([key(1000, "gate")]),
+    "vectors": lambda s, r: list(s.vectors("gate", SPAN)),
     "picture": lambda s, r: s.newest_picture("gate"),
     "losses": lambda s, r: s.losses("gate"),
     "kept": lambda s, r: s.kept("gate"),
     "ping": lambda s, r: s.ping(),
 }
 MEMORY_WRITES = {
-    "put": lambda s, r: s.put([write(9001, "gate")]),
-    "claim and put": lambda s, r: s.put([write(9000, "gate", claim=s.claim("gate"))]),
+    "put": lambda s, r: s.put([telling(9001, "gate")]),
+    "claim and put": lambda s, r: s.put([telling(9000, "gate", claim=s.claim("gate"))]),
     "loss": lambda s, r: s.note_loss(Gap(camera_id="gate", span=SPAN, reason="why")),
     "tidy": lambda s, r: s.tidy("gate"),
     "live": lambda s, r: s.live("gate"),
 }
-DELETES = {"delete": lambda s, r: s.delete("gate", SPAN), "forget": lambda s, r: s.forget("roof")}
+DELETES = {"delete": lambda s, r: s.delete("lane", TimeRange(start_ms=0, end_ms=1500)), "forget": lambda s, r: s.forget("roof")}
 CAMERAS_READ = {"cameras": lambda s, r: r.cameras()}
 EVER = {"ever": lambda s, r: r.ever()}
 REPORT = {"report": lambda s, r: r.report([CameraStatus(camera_id="gate", phase=CameraPhase.LIVE)])}
@@ -229,7 +232,7 @@ CALLS: dict[str, Any] = MEMORY_READS | MEMORY_WRITES | DELETES | CAMERAS_READ | 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_does_its_part_and_nothing_else(users: PrivateRedis, role: str) -> None:
     url = f"redis://{role}:{role.upper()}_PASSWORD@127.0.0.1:{port_of(users)}/0"
-    store, registry = CarrierStore(url, FINGERPRINT, keep_bytes=1, cache_bytes=10_000), Registry(url)
+    store, registry = CarrierStore(url, FINGERPRINT, head=HEAD, keep_bytes=1, cache_bytes=10_000), Registry(url)
     for name, call in CALLS.items():
         if name in ROLES[role] or name == "ping":
             call(store, registry)

@@ -1,0 +1,126 @@
+"""The head that says which carriers a question is about, on small models: its arithmetic, its file, and what an answer looks at for it."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_model
+from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, kv, off, stream
+
+from model import relevance
+from model.backbone import Backbone
+from model.relevance import Relevance
+from model.videoscan import VideoScan
+from pipeline.answerer import Answerer
+from pipeline.core import Carrier, CarrierKey, Question
+from pipeline.prefiller import Prefiller
+from storage.store import CarrierStore
+
+QUESTION = "Was there a red car?"
+
+
+def head_of(b: Backbone, seed: int = 0) -> Relevance:
+    torch.manual_seed(seed)
+    return Relevance.of(b).eval().requires_grad_(False)
+
+
+def scan_of(b: Backbone, head: Relevance | None) -> VideoScan:
+    return VideoScan(b, live=4, relevance=head)
+
+
+def even(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row with mean 0 and variance 1."""
+    return (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 1e-5)
+
+
+def mapped(part: torch.nn.Module, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    weights = {name: each.double().numpy() for name, each in part.state_dict().items()}
+    return even(rows) @ weights["1.weight"].T + weights["1.bias"]
+
+
+@EVERY_KIND
+def test_vectors_are_the_linear_maps_of_carriers_and_question(kind: str) -> None:
+    b = backbone(Shape(kind=kind), F32)
+    head = head_of(b)
+    scan = scan_of(b, head)
+    carriers, _ = stream(scan, frames(6))
+    ones = np.ones((6, 1))
+    assert off(scan.vectors(carriers), np.hstack((mapped(head.carrier, kv(carriers).reshape(6, -1)), ones))) < bound(F32)
+    words = torch.tensor([[*b.prefix, *b.suffix(QUESTION)]])
+    states = b.net.model.language_model(inputs_embeds=b.embed(words)).last_hidden_state[0].double().numpy()  # as transformers reads it
+    read = np.concatenate((states[-1], states[len(b.prefix) :].mean(0)))
+    assert off(scan.sought(QUESTION), mapped(head.question, read[None])[0]) < bound(F32)
+
+
+def test_a_model_without_a_head_says_so() -> None:
+    scan = scan_of(backbone(ONE, F32), None)
+    carriers, _ = stream(scan, frames(2))
+    assert (scan.head, scan.vectors(carriers), scan.sought(QUESTION)) == (None, None, None)
+
+
+def test_a_head_is_named_by_its_weights_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    b = backbone(ONE, F32)
+    head = head_of(b)
+    assert relevance.load(b, tmp_path) is None and relevance.load(b, "some/model-on-a-hub") is None
+    save_model(head, str(tmp_path / relevance.FILE))
+    again = relevance.load(b, tmp_path)
+    assert again is not None and again.digest == head.digest != head_of(b, seed=1).digest
+    scan = scan_of(b, again)
+    assert scan.head == head.digest
+    carriers, _ = stream(scan, frames(2))
+    assert np.array_equal(scan.vectors(carriers), scan_of(b, head).vectors(carriers))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        relevance.load(backbone(Shape(layers=3), F32), tmp_path)
+
+
+def test_serving_needs_no_training_code() -> None:
+    told = "import model.videoscan, sys; print(*[m for m in sys.modules if m.startswith(('simulator', 'model.')) or m == 'typer'])"
+    found = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True).stdout.split()
+    assert "model.relevance" in found
+    assert not {name for name in found if name.startswith(("simulator", "typer")) or name in ("model.examples", "model.train_relevance")}
+
+
+def looking_for(b: Backbone, target: Carrier) -> Relevance:
+    """A head to which every question is about one carrier: the more alike another is, the more it is about that too."""
+    head = head_of(b)
+    like = even(target.kv.reshape(1, -1).astype(np.float64))[0]
+    for part in (head.carrier, head.question):
+        part[1].weight.zero_()
+        part[1].bias.zero_()
+    head.carrier[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same carrier, else less
+    head.question[1].bias[0], head.question[1].bias[-1] = 1000.0, -999.0
+    return head
+
+
+class Watched(CarrierStore):
+    """A memory that knows what was read of it."""
+
+    read: Sequence[CarrierKey] = ()
+
+    def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
+        self.read = keys
+        return super().get(keys)
+
+
+@pytest.mark.redis
+def test_what_is_prefilled_is_looked_at_by_its_relevance(redis_url: str) -> None:
+    b, film = backbone(ONE, F32), frames(60)
+    scan = scan_of(b, looking_for(b, stream(scan_of(b, None), film)[0][23]))
+    store = Watched(redis_url, scan.fingerprint, head=scan.head)
+    prefiller = Prefiller(scan, store.live, lambda write: store.put([write]), store.claim)
+    for each in film:
+        prefiller.step([each])
+    ask = Answerer(scan, store, lambda: ["gate"], budget=10, now_ms=lambda: 60_000).answer
+    assert ask(Question(text=QUESTION)).carriers == 10
+    assert {22_000, 23_000, 24_000} <= {key.at_ms for key in store.read}
+    blind = scan_of(b, head_of(b, seed=1))  # another head: of what it knows nothing was kept
+    other = Watched(redis_url, blind.fingerprint, head=blind.head)
+    Answerer(blind, other, lambda: ["gate"], budget=10, now_ms=lambda: 60_000).answer(Question(text=QUESTION))
+    assert np.ptp(np.diff([key.at_ms for key in other.read][:-1])) <= 1000
+    store.close()
+    other.close()
