@@ -31,12 +31,9 @@ class CrewFailed(LongwatchError):
 class Job:
     """A training as each of its workers is told it."""
 
-    data: tuple[str, ...]
     model: str
     out: Path
     recipe: "Recipe"
-    frames: int
-    fps: float
     resume: bool
 
 
@@ -59,8 +56,10 @@ def train(
     """Teach a model to read carriers; `longwatch up --model MODEL --adapter OUT` uses what it learnt."""
     from model.adapting.progress import Recipe
 
-    recipe = Recipe(stages=STAGES[stage], steps=steps, batch=batch, rate=rate, rank=rank, seed=seed)
-    job = Job(data=tuple(data), model=model, out=out.resolve(), recipe=recipe, frames=frames, fps=fps, resume=resume)
+    recipe = Recipe(
+        data=tuple(data), frames=frames, fps=fps, stages=STAGES[stage], steps=steps, batch=batch, rate=rate, rank=rank, seed=seed
+    )
+    job = Job(model=model, out=out.resolve(), recipe=recipe, resume=resume)
     if workers > 1:
         learn_together(job, workers, ray)
     else:
@@ -79,20 +78,20 @@ def learn(job: Job, told: "Callable[[Told], None]") -> list[str]:
     from model.backbone import Backbone
 
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    clips = _clips(job)  # what is wrong with the data is said before a large model is loaded
+    clips = _clips(job.recipe)  # what is wrong with the data is said before a large model is loaded
     learning = Learning(Backbone.load(job.model, device=device, dtype=dtype), clips, job.recipe, job.out, resume=job.resume)
     learning.run(told)
     return learning.skipped
 
 
-def _clips(job: Job) -> "Clips":
+def _clips(recipe: "Recipe") -> "Clips":
     from model.adapting.clips import Several
     from model.adapting.llava_video import LlavaVideo
     from model.adapting.simulated import Simulated
     from pipeline.film import film
 
-    look = partial(film, fps=job.fps, most=job.frames)
-    return Several([Simulated(frames=job.frames) if each == SIMULATOR else LlavaVideo(Path(each), look) for each in job.data])
+    look = partial(film, fps=recipe.fps, most=recipe.frames)
+    return Several([Simulated(frames=recipe.frames) if each == SIMULATOR else LlavaVideo(Path(each), look) for each in recipe.data])
 
 
 def learn_together(job: Job, workers: int, address: str | None) -> None:
@@ -103,7 +102,7 @@ def learn_together(job: Job, workers: int, address: str | None) -> None:
         from ray.train import RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchTrainer
     except ImportError as error:
-        raise CrewFailed(f"--workers needs more of Ray: pip install 'longwatch[train]' ({error})") from error
+        raise CrewFailed(f"--workers needs more of Ray: pip install -e '.[train]' ({error})") from error
 
     own = {} if address else {"include_dashboard": False, "num_cpus": workers}
     scratch = job.out / "ray"

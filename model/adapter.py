@@ -1,5 +1,6 @@
 """Adapters: what `longwatch train` adds to a backbone's weights (LoRA, arXiv 2106.09685), kept apart from them in peft's format."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from model.spec import identity
 from pipeline.core import LongwatchError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+TOLD = "longwatch"  # one key for all that a file is told: with several, the same adapter would be written in other bytes each time
 
 
 class BadAdapter(LongwatchError):
@@ -36,12 +38,13 @@ class Adapter:
             raise BadAdapter(f"{folder}: is no adapter, it lacks {' and '.join(missing)}; give a folder that `longwatch train` wrote")
         try:
             with safe_open(folder / WEIGHTS, "pt") as file:
-                told = file.metadata() or {}
+                told = (file.metadata() or {}).get(TOLD)
         except SafetensorError as error:
             raise BadAdapter(f"{folder / WEIGHTS}: is damaged: {error}") from None
-        if "base" not in told:
+        if told is None:
             raise BadAdapter(f"{folder}: does not say which backbone it belongs to; `longwatch train` did not make it")
-        return cls(folder=folder, name=told["name"], base=told["base"], dtype=getattr(torch, told["dtype"]))
+        kept = json.loads(told)
+        return cls(folder=folder, name=kept["name"], base=kept["base"], dtype=getattr(torch, kept["dtype"]))
 
     def merge(self, net: Any, dtype: torch.dtype) -> str:
         """Add the adapter to a network loaded in `self.dtype`, and turn it to `dtype`. Returns the identity of what came out.
@@ -80,9 +83,9 @@ def save(adapted: Any, folder: Path, *, base: str, dtype: torch.dtype) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    told = {"format": "pt", "name": adapted.config.name_or_path, "base": base, "dtype": str(dtype).removeprefix("torch.")}
+    told = {"name": adapted.config.name_or_path, "base": base, "dtype": str(dtype).removeprefix("torch.")}
     tensors = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
     unfinished = folder / f"{WEIGHTS}.part"
-    save_file(tensors, unfinished, metadata=told)
+    save_file(tensors, unfinished, metadata={TOLD: json.dumps(told)})
     adapted.peft_config["default"].save_pretrained(folder)
     unfinished.rename(folder / WEIGHTS)

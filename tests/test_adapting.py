@@ -81,7 +81,7 @@ def test_a_stage_that_comes_first_begins_as_the_backbone_is(tmp_path: Path) -> N
     plain, adapted = Backbone.load(folder), Backbone.load(folder)
     Learning(adapted, Coloured(), RECIPE, tmp_path / "out")
     for stage in STAGES.values():
-        a, b = (float(loss(each, stage, clip, Random(1))) for each in (plain, adapted))
+        a, b = (loss(each, stage, clip, Random(1)).item() for each in (plain, adapted))
         assert a == pytest.approx(b, rel=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_a_resumed_training_equals_an_unbroken_one(stop_after: int, tmp_path: Pa
         learn(base, tmp_path / "broken", stop_after=stop_after)
     rest = learn(base, tmp_path / "broken", resume=True)
     assert rest == whole[stop_after - 1 :]  # it was broken off before the step was saved
-    for name in ("adapter_model.safetensors", "training.safetensors", "adapter_config.json"):
+    for name in ("adapter_model.safetensors", "training.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes(), name
 
 
@@ -149,3 +149,18 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out/adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(BadAdapter, match="is damaged"):
         Backbone.load(base, adapter=tmp_path / "out")
+
+
+def test_half_precision_learns_with_adapters_in_full(tmp_path: Path) -> None:
+    """As on a GPU: the backbone in bfloat16."""
+    base = saved(tmp_path / "base")
+    told: list[Told] = []
+    learning = Learning(trained := Backbone.load(base, dtype=torch.bfloat16), Coloured(), replace(RECIPE, rate=1e-2), tmp_path / "out")
+    learning.run(told.append)
+    assert told[-1].loss < told[0].loss
+    assert {weights.dtype for weights in trained.net.parameters() if weights.requires_grad} == {F32}
+    for dtype in (torch.bfloat16, torch.float16, F32):
+        merged = Backbone.load(base, dtype=dtype, adapter=tmp_path / "out")
+        assert {weights.dtype for weights in merged.net.parameters()} == {dtype}
+        assert merged.net.model.language_model.rotary_emb.inv_freq.dtype == F32
+        assert loss(merged, STAGES[2], Coloured().clip(0), Random(1)).item() == pytest.approx(told[-1].loss, rel=0.3)

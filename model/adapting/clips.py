@@ -20,7 +20,7 @@ class BadClip(LongwatchError):
 
 
 class NothingToLearn(LongwatchError):
-    """No clip can be shown at all."""
+    """Of all clips none can be shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Feed(Iterator[Clip]):
     """One worker's share of the clips without end, in an order drawn anew each time all have been shown.
 
     `taken` clips were taken before, by this worker: a feed made with it goes on where that one stopped. Raises NothingToLearn
-    when as many clips in a row as there are cannot be shown.
+    when so many in a row cannot be shown that all of them must be among these.
     """
 
     def __init__(self, clips: Clips, seed: int, *, taken: int = 0, worker: int = 0, workers: int = 1) -> None:
@@ -83,7 +83,7 @@ class Feed(Iterator[Clip]):
 
     def __next__(self) -> Clip:
         fault = "there are none"
-        for _ in range(len(self._clips)):
+        for _ in range(2 * len(self._clips)):  # wherever it begins, a whole round is among these
             index = self._index(self.taken * self._workers + self._worker)
             self.taken += 1
             try:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.adapter import TOLD
 from pipeline.core import LongwatchError
 
 FILE = "training.safetensors"
@@ -25,8 +26,11 @@ class FolderTaken(LongwatchError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a training does. The defaults are those of the paper's public code, but for `steps` and `batch`."""
+    """What a training does. Rates, adapters and dropout are by default those of the paper's public code."""
 
+    data: tuple[str, ...] = ()  # the sources of clips, as they were named
+    frames: int = 32  # most of a clip
+    fps: float = 1.0  # of a video
     stages: tuple[int, ...] = (1, 2)
     steps: int = 1000  # of the optimiser, in each stage
     batch: int = 8  # clips a step, in each worker
@@ -49,9 +53,9 @@ class Progress:
 
 def save(folder: Path, recipe: Recipe, base: str, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
     """Write it all, or leave what was there."""
-    told = {"recipe": json.dumps(asdict(recipe)), "base": base, "progress": json.dumps(asdict(progress))}
+    told = {"recipe": asdict(recipe), "base": base, "progress": asdict(progress)}
     unfinished = folder / f"{FILE}.part"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished, metadata=told)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished, metadata={TOLD: json.dumps(told)})
     unfinished.rename(folder / FILE)
 
 
@@ -68,11 +72,11 @@ def load(folder: Path, recipe: Recipe, base: str, workers: int) -> tuple[Progres
         raise CannotResume(f"{file}: there is no training to go on with; leave out --resume to begin one")
     try:
         with safe_open(file, "pt") as opened:
-            told = opened.metadata()
+            told = json.loads(opened.metadata()[TOLD])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
     except SafetensorError as error:
         raise CannotResume(f"{file}: is damaged: {error}") from None
-    was, progress = json.loads(told["recipe"]), Progress(**json.loads(told["progress"]))
+    was, progress = told["recipe"], Progress(**told["progress"])
     now = json.loads(json.dumps(asdict(recipe))) | {"model": base, "workers": workers}
     was |= {"model": told["base"], "workers": len(progress.taken)}
     if changed := [f"{key} was {was[key]}, not {now[key]}" for key in now if now[key] != was[key]]:
