@@ -49,7 +49,7 @@ class Adapter:
     def merge(self, net: Any, dtype: torch.dtype) -> str:
         """Add the adapter to a network loaded in `self.dtype`, and turn it to `dtype`. Returns the identity of what came out.
 
-        That is the backbone's and the file's, since sums may round otherwise on another machine. Raises BadAdapter.
+        That is the backbone's and the file's, not that of the sums, which may round otherwise on another machine. Raises BadAdapter.
         """
         from peft import PeftModel  # takes seconds
 
@@ -83,9 +83,10 @@ def save(adapted: Any, folder: Path, *, base: str, dtype: torch.dtype) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    told = {"name": adapted.config.name_or_path, "base": base, "dtype": str(dtype).removeprefix("torch.")}
+    config = adapted.peft_config["default"]
+    told = {"name": adapted.config.name_or_path, "base": base, "dtype": str(dtype).removeprefix("torch."), "alpha": config.lora_alpha}
     tensors = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
     unfinished = folder / f"{WEIGHTS}.part"
     save_file(tensors, unfinished, metadata={TOLD: json.dumps(told)})
-    adapted.peft_config["default"].save_pretrained(folder)
+    config.save_pretrained(folder)
     unfinished.rename(folder / WEIGHTS)

@@ -7,14 +7,16 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from small_models import EVERY_KIND, F32, LLAVA, Shape, backbone, save
+from small_models import EVERY_KIND, F32, LLAVA, Shape, backbone, frames, save, stream
 
 from model.adapter import BadAdapter
 from model.adapting.clips import Asked, Clip
 from model.adapting.learning import Diverged, Learning, Told
 from model.adapting.progress import CannotResume, Recipe
-from model.adapting.stages import STAGES, loss
+from model.adapting.stages import STAGES, answer_loss, loss
 from model.backbone import Backbone
+from model.habits import Spacing
+from model.videoscan import VideoScan
 
 RECIPE = Recipe(stages=(1, 2), steps=4, batch=2, rate=1e-3, rank=4, alpha=8)
 
@@ -83,6 +85,18 @@ def test_a_stage_that_comes_first_begins_as_the_backbone_is(tmp_path: Path) -> N
     for stage in STAGES.values():
         a, b = (loss(each, stage, clip, Random(1)).item() for each in (plain, adapted))
         assert a == pytest.approx(b, rel=1e-5)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("spacing", ["frame-length", "unit"])
+def test_the_second_stage_asks_over_what_streaming_gives(kind: str, spacing: Spacing) -> None:
+    scan = VideoScan(b := backbone(Shape(kind=kind, spacing=spacing)))
+    film = frames(4)
+    carriers, _ = stream(scan, film)
+    asked = (Asked(question="Who came?", answer="yes", over=(0, 2)), Asked(question="Now?", answer="no no", over=(1, 2, 3)))
+    streamed = answer_loss(b, scan._collate([[carriers[i] for i in each.over or ()] for each in asked]), asked)
+    trained = loss(b, STAGES[2], Clip(frames=[frame.image for frame in film], asked=asked), Random(0))
+    assert trained.item() == pytest.approx(streamed.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("stop_after", [2, 4, 6])  # within stage 1, between the stages, within stage 2
