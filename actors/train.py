@@ -57,9 +57,17 @@ def train(
     from model.adapting.progress import Recipe
 
     recipe = Recipe(
-        data=tuple(data), frames=frames, fps=fps, stages=STAGES[stage], steps=steps, batch=batch, rate=rate, rank=rank, seed=seed
+        data=tuple(map(_anywhere, data)),
+        frames=frames,
+        fps=fps,
+        stages=STAGES[stage],
+        steps=steps,
+        batch=batch,
+        rate=rate,
+        rank=rank,
+        seed=seed,
     )
-    job = Job(model=model, out=out.resolve(), recipe=recipe, resume=resume)
+    job = Job(model=_anywhere(model), out=out.resolve(), recipe=recipe, resume=resume)
     if workers > 1:
         learn_together(job, workers, ray)
     else:
@@ -68,6 +76,11 @@ def train(
         if skipped:
             Console().print(f"[yellow]{len(skipped)} clips could not be shown and were skipped[/yellow]; the first: {skipped[0]}")
     Console().print(f"learnt; use it with: longwatch up --model {model} --adapter {out}", highlight=False)
+
+
+def _anywhere(name: str) -> str:
+    """A path that holds in any working folder, since Ray Train gives its workers others; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def learn(job: Job, told: "Callable[[Told], None]") -> list[str]:
@@ -104,9 +117,9 @@ def learn_together(job: Job, workers: int, address: str | None) -> None:
     except ImportError as error:
         raise CrewFailed(f"--workers needs more of Ray: pip install -e '.[train]' ({error})") from error
 
-    own = {} if address else {"include_dashboard": False, "num_cpus": workers}
+    own = {} if address else {"include_dashboard": False, "num_cpus": workers}  # as if there were so many: they wait for no other work
     scratch = job.out / "ray"
-    with ray.init(address=address, **own):
+    with ray.init(address=address or "local", **own):
         scaling = ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers)
         trainer = TorchTrainer(
             _work, train_loop_config={"job": job}, scaling_config=scaling, run_config=RunConfig(storage_path=str(scratch))

@@ -64,17 +64,6 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(annotations: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.ray
-def test_workers_learn_one_set_of_adapters_together(base: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="needs what Ray Train needs")
-    said = train("simulator", "--model", base, "--out", tmp_path / "out", "--workers", "2")
-    assert said.exit_code == 0, said.exception
-    assert fingerprint(model=str(base), adapter=tmp_path / "out") != fingerprint(model=str(base))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "longwatch.json", "training.safetensors",
-    }  # fmt: skip
-
-
 def test_a_wrong_adapter_stops_the_start(base: Path) -> None:
     with pytest.raises(LongwatchError, match="is no adapter"):
         fingerprint(model=str(base), adapter=base)
