@@ -34,13 +34,13 @@ def work(worker: int, base: Path, out: Path, recipe: Recipe, meeting: Path) -> N
 def test_two_workers_learn_what_one_would_from_all_their_clips(tmp_path: Path) -> None:
     base = saved(tmp_path / "base")
     started = [
-        get_context("fork").Process(target=work, args=(worker, base, tmp_path / "two", replace(STILL, batch=1), tmp_path / "meeting"))
+        get_context("spawn").Process(target=work, args=(worker, base, tmp_path / "two", replace(STILL, batch=1), tmp_path / "meeting"))
         for worker in range(2)
     ]
     for process in started:
         process.start()
     for process in started:
-        process.join(200)
+        process.join(240)
     assert [process.exitcode for process in started] == [0, 0]
 
     Learning(Backbone.load(base), Whole(), replace(STILL, batch=2), tmp_path / "one").run()
