@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from actors.train import train
 from pipeline.config import Config, load_config
 from pipeline.core import LongwatchError
 
@@ -26,11 +27,15 @@ class Refused(LongwatchError):
     """The API said no."""
 
 
+app.command()(train)
+
+
 @app.command()
 def up(
     camera: Annotated[list[str] | None, typer.Option(help="A camera as NAME=URI; repeat for more.", metavar="NAME=URI")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="longwatch.yaml")] = None,
     model: Annotated[str | None, typer.Option(help="A Hugging Face name or a folder; the embedded model if not given.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A folder that `longwatch train` wrote for this model.")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL; a private server if not given.", envvar="LONGWATCH_REDIS")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the page and the API.")] = None,
@@ -42,7 +47,15 @@ def up(
     """Start Longwatch and watch until Ctrl-C."""
     from actors.app import Longwatch, wait_for_end
 
-    given = {"model": model, "redis": redis, "host": host, "port": port, "token": token, "trust_network": trust_network or None}
+    given = {
+        "model": model,
+        "adapter": adapter,
+        "redis": redis,
+        "host": host,
+        "port": port,
+        "token": token,
+        "trust_network": trust_network or None,
+    }
     settings = _settings(config, camera or [], {key: value for key, value in given.items() if value is not None})
     if unknown := set(role or []) - set(ROLES):
         raise LongwatchError(f"--role {', '.join(sorted(unknown))}: there is {', '.join(ROLES)}")

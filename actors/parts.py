@@ -23,6 +23,7 @@ class Settings:
     redis_url: str = field(repr=False)  # may hold a password
     registry_url: str = field(repr=False)
     model: str  # a Hugging Face name, a folder, or "embedded"
+    adapter: Path | None = None  # merged into the model where it is loaded
     live: int | None = None  # carriers in a camera's live memory; None: the model's own number
     keep_s: float = 14 * 86_400.0
     keep_pictures_s: float = 3 * 86_400.0
@@ -40,6 +41,7 @@ class Settings:
             redis_url=redis_url,
             registry_url=config.registry_redis or redis_url,
             model=config.model,
+            adapter=config.adapter,
             live=memory.carriers,
             keep_s=memory.keep_hours * 3600,
             keep_pictures_s=memory.keep_pictures_hours * 3600,
@@ -51,7 +53,7 @@ class Settings:
 
 
 def load_model(settings: Settings) -> "VideoScan":
-    """The model on the best device here: half precision is for GPUs, a CPU computes in float32.
+    """The model on the best device here: half precision is for GPUs, a CPU computes in float32. Raises BadAdapter.
 
     torch is loaded here and not before: the processes without a model start in a second and stay small.
     """
@@ -64,7 +66,8 @@ def load_model(settings: Settings) -> "VideoScan":
     torch.set_num_threads(settings.threads)
     name = embedded.FOLDER if settings.model == EMBEDDED_MODEL else settings.model
     gpu = torch.cuda.is_available()
-    backbone = Backbone.load(name, device="cuda" if gpu else "cpu", dtype=torch.float16 if gpu else torch.float32)
+    device, dtype = ("cuda", torch.float16) if gpu else ("cpu", torch.float32)
+    backbone = Backbone.load(name, device=device, dtype=dtype, adapter=settings.adapter)
     return VideoScan(backbone, live=settings.live, relevance=relevance.load(backbone, name))
 
 

@@ -13,11 +13,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from model.adapter import Adapter
 from model.backbones import family
 from model.habits import Habits as Habits
 from model.images import normalise, resize
 from model.prompt import prompt
-from model.spec import ModelSpec, described
+from model.spec import ModelSpec, described, identity
 
 Channels = tuple[Sequence[float], Sequence[float]]
 SIGLIP: Channels = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -38,10 +39,13 @@ class Backbone:
     [batch, tokens], or [3, batch, tokens] where a model turns by time, height and width. Raises UnknownBackbone.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, habits: Habits | None = None, channels: Channels = SIGLIP) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, habits: Habits | None = None, channels: Channels = SIGLIP, identity: str | None = None
+    ) -> None:
         self.net = model
         self.tokenizer = tokenizer
         self.habits = habits or Habits()
+        self._identity = identity
         self.family = family(model.config.model_type)(model, self.habits)
         self.config = model.config.text_config
         self.vision = model.config.vision_config
@@ -49,21 +53,31 @@ class Backbone:
         self.mean, self.std = (torch.tensor(each, device=model.device) for each in channels)  # of the pictures' channels
 
     @classmethod
-    def load(cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Backbone":
-        """Load by Hugging Face name or folder. Only safetensors are read. Raises UnknownBackbone before any weights are fetched.
+    def load(cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, adapter: Path | None = None) -> "Backbone":
+        """Load by Hugging Face name or folder, with an adapter of `longwatch train` merged in. Only safetensors are read.
+
+        Raises UnknownBackbone before any weights are fetched, and BadAdapter.
 
         Attention is computed eagerly, because the evidence of an answer is its attention.
         """
         family(AutoConfig.from_pretrained(name).model_type)
+        added = Adapter.open(adapter) if adapter else None
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, attn_implementation="eager", use_safetensors=True, device_map=None
+            name, dtype=added.dtype if added else dtype, attn_implementation="eager", use_safetensors=True, device_map=None
         )
+        told = added.merge(model, dtype) if added else None
         pictures, _ = BaseImageProcessor.get_image_processor_dict(name)
         channels = (pictures["image_mean"], pictures["image_std"])
         tokenizer = AutoTokenizer.from_pretrained(name)
-        told, _ = ProcessorMixin.get_processor_dict(name)  # of several templates, the one that knows of pictures
-        tokenizer.chat_template = told.get("chat_template") or tokenizer.chat_template
-        return cls(model.eval().requires_grad_(False).to(device), tokenizer, Habits.load(Path(name)), channels)
+        templates, _ = ProcessorMixin.get_processor_dict(name)  # of several templates, the one that knows of pictures
+        tokenizer.chat_template = templates.get("chat_template") or tokenizer.chat_template
+        habits = Habits.load(adapter or Path(name))  # an adapter is used as it was trained
+        return cls(model.eval().requires_grad_(False).to(device), tokenizer, habits, channels, told)
+
+    @cached_property
+    def identity(self) -> str:
+        """Names the weights: see `model.spec.identity`; with an adapter, the adapter too."""
+        return self._identity or identity(self.net)
 
     @property
     def device(self) -> torch.device:
@@ -114,6 +128,7 @@ class Backbone:
         size, channels = "x".join(map(str, self.family.size)), ":".join(str([*each]) for each in self.channels)
         return described(
             self.net,
+            backbone=self.identity,
             words=words,
             head_dim=self.head_dim,
             tokens_per_frame=self.tokens_per_frame,

@@ -26,7 +26,7 @@ WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 class ModelSpec:
     """Everything that shapes a carrier. Its fingerprint is part of every key and every envelope in the memory."""
 
-    backbone: str  # architecture and a digest of its weights
+    backbone: str  # see `identity`, and the adapter's digest where there is one
     dtype: str
     layers: int
     kv_heads: int
@@ -52,13 +52,20 @@ class ModelSpec:
         return embedding * self.hidden + WIDTHS[self.dtype] * self.layers * 2 * self.kv_heads * self.head_dim
 
 
-def described(net: Any, *, words: object, head_dim: int, tokens_per_frame: int, preprocessing: str, positions: str) -> ModelSpec:
-    """The spec of a network of transformers' with a `text_config`; `words` is all that shapes its prompts."""
-    text = net.config.text_config
+def identity(net: Any) -> str:
+    """Names a network of transformers' by its kind, its weights as they are loaded, and its configuration."""
     settings = json.dumps(_settings(net.config.to_dict()), sort_keys=True, default=str)
+    return f"{net.config.model_type}-{_weights(net)}-{_digest(settings)}"
+
+
+def described(
+    net: Any, *, backbone: str, words: object, head_dim: int, tokens_per_frame: int, preprocessing: str, positions: str
+) -> ModelSpec:
+    """The spec of a network of transformers' with a `text_config`; `backbone` names it, `words` is all that shapes its prompts."""
+    text = net.config.text_config
     rope = getattr(text, "rope_parameters", None) or {}
     return ModelSpec(
-        backbone=f"{net.config.model_type}-{_weights(net)}-{_digest(settings)}",
+        backbone=backbone,
         dtype=str(net.dtype).removeprefix("torch."),
         layers=text.num_hidden_layers,
         kv_heads=text.num_key_value_heads,

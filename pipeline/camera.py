@@ -43,10 +43,13 @@ _REASONS = {
 
 
 class GstSource:
-    """One camera. Each `frames()` is one connection; capture times grow strictly over all of them."""
+    """One camera. Each `frames()` is one connection; capture times grow strictly over all of them.
 
-    def __init__(self, camera: Camera, *, silence_s: float = 10.0, max_width: int = 640) -> None:
-        self._camera, self._silence_s, self._max_width = camera, silence_s, max_width
+    A file plays at its own pace, or, not `in_time`, as fast as its frames are taken.
+    """
+
+    def __init__(self, camera: Camera, *, silence_s: float = 10.0, max_width: int = 640, in_time: bool = True) -> None:
+        self._camera, self._silence_s, self._max_width, self._in_time = camera, silence_s, max_width, in_time
         self._address = urlsplit(camera.uri)
         if self._address.scheme not in _SCHEMES:
             raise BadCamera(f"camera {camera.id}: {self._address.scheme}:// is not supported; use rtsp, rtsps, http, https or a file")
@@ -60,7 +63,7 @@ class GstSource:
 
     def frames(self) -> Iterator[Frame]:
         """Frames as they come, at the camera's rate; ends with a file, or with `close`, and raises CameraLost otherwise."""
-        graph = _Graph(self._camera, self._address, self._silence_s, self._max_width)
+        graph = _Graph(self._camera, self._address, self._silence_s, self._max_width, self._in_time)
         try:
             graph.play()
             while not self._closed.is_set():
@@ -82,7 +85,7 @@ class GstSource:
 class _Graph:
     """The GStreamer pipeline of one connection: source ! parsebin ! (gate) ! decoder ! (sampler) ! convert and scale ! appsink."""
 
-    def __init__(self, camera: Camera, address: SplitResult, silence_s: float, max_width: int) -> None:
+    def __init__(self, camera: Camera, address: SplitResult, silence_s: float, max_width: int, in_time: bool) -> None:
         self._is_file = address.scheme in ("file", "")
         self._silence_s, self._max_width = silence_s, max_width
         self._ahead_s = 3 / camera.fps if self._is_file else 0.0  # how long a file may wait for its next picture to be due
@@ -99,7 +102,7 @@ class _Graph:
         self._on(self._parse, "no-more-pads", self._on_all_parsed)
         self._scale = self._add("videoconvertscale")
         self._size = self._add("capsfilter")
-        self._sink = self._add("appsink", max_buffers=2, drop=True, sync=self._is_file)  # in sync, a file plays in real time
+        self._sink = self._add("appsink", max_buffers=2, drop=in_time, sync=self._is_file and in_time)
         Gst.Element.link_many(self._scale, self._size, self._sink)
         self._add_source(address)
 

@@ -96,6 +96,7 @@ class Config(Section):
 
     cameras: dict[str, CameraSection] = {}
     model: str = Field(default=EMBEDDED_MODEL, min_length=1)
+    adapter: Path | None = None  # a folder that `longwatch train` wrote for this model
     redis: Secret | None = Field(default=None, repr=False)  # None: a private server of our own
     registry_redis: Secret | None = Field(default=None, repr=False)  # for cameras, rules and alerts; None: the same as redis
     host: str = "127.0.0.1"

@@ -49,7 +49,7 @@ def test_the_example_loads_and_shows_no_secret() -> None:
 
 def test_the_example_says_the_defaults(tmp_path: Path) -> None:
     example, default = load_config(DEPLOY / "longwatch.example.yaml", ENVIRONMENT), load(tmp_path, "")
-    for key in ("model", "redis", "registry_redis", "host", "port", "memory"):
+    for key in ("model", "adapter", "redis", "registry_redis", "host", "port", "memory"):
         assert getattr(example, key) == getattr(default, key)
 
 

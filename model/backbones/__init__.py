@@ -30,6 +30,7 @@ class Family(Protocol):
     grid: tuple[int, int]  # visual tokens of a frame, down and across
     size: tuple[int, int]  # height and width in pixels that pictures are squashed to
     deep: int  # layers behind which further visual features are added
+    tower: str  # the name of the vision tower's layers in the network
 
     def __init__(self, net: Any, habits: Habits) -> None: ...
 

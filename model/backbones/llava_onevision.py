@@ -13,6 +13,7 @@ class LlavaOnevision:
     """See `model.backbones.Family`."""
 
     deep = 0
+    tower = "model.vision_tower.encoder.layers"
 
     def __init__(self, net: Any, habits: Habits) -> None:
         self.net = net

@@ -17,6 +17,7 @@ class Qwen25VL:
     """
 
     deep = 0
+    tower = "model.visual.blocks"
 
     def __init__(self, net: Any, habits: Habits) -> None:
         self.net = net

@@ -1,0 +1,154 @@
+"""`longwatch train`: teaches a backbone to read carriers, in one process or, through Ray Train, in several."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline.core import LongwatchError
+
+if TYPE_CHECKING:
+    from model.adapting.clips import Clips
+    from model.adapting.learning import Told
+    from model.adapting.progress import Recipe
+
+SIMULATOR = "simulator"
+STAGES = {"1": (1,), "2": (2,), "both": (1, 2)}
+SAID_EVERY = 10  # steps, where there is no bar to draw
+
+
+class CrewFailed(LongwatchError):
+    """Workers that could not train together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A training as each of its workers is told it."""
+
+    model: str
+    out: Path
+    recipe: "Recipe"
+    resume: bool
+
+
+def train(
+    data: Annotated[list[str], typer.Argument(help="JSON files in LLaVA-Video-178K's format, their videos beside them; or: simulator.")],
+    model: Annotated[str, typer.Option(help="A Hugging Face name or a folder.")],
+    out: Annotated[Path, typer.Option(help="Where the adapter is written, and what it takes to go on.", file_okay=False)],
+    stage: Annotated[Literal["1", "2", "both"], typer.Option(help="1: frames as carriers alone; 2: clips under the mask.")] = "both",
+    steps: Annotated[int, typer.Option(help="Steps of each stage.", min=1)] = 1000,
+    batch: Annotated[int, typer.Option(help="Clips a step, in each worker.", min=1)] = 8,
+    frames: Annotated[int, typer.Option(help="Most frames of a clip.", min=1)] = 32,
+    fps: Annotated[float, typer.Option(help="Frames a second of a video.", min=0.01, max=30)] = 1.0,
+    rate: Annotated[float | None, typer.Option(help="Highest learning rate; 1e-5 and 5e-6 if not given.", min=0)] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the adapters.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="What all chance follows from.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes, each with a GPU where there are as many.", min=1)] = 1,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster for the workers; a private one if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in OUT.")] = False,
+) -> None:
+    """Teach a model to read carriers; `longwatch up --model MODEL --adapter OUT` uses what it learnt."""
+    from model.adapting.progress import Recipe
+
+    recipe = Recipe(
+        data=tuple(map(_anywhere, data)),
+        frames=frames,
+        fps=fps,
+        stages=STAGES[stage],
+        steps=steps,
+        batch=batch,
+        rate=rate,
+        rank=rank,
+        seed=seed,
+    )
+    job = Job(model=_anywhere(model), out=out.resolve(), recipe=recipe, resume=resume)
+    if workers > 1:
+        learn_together(job, workers, ray)
+    else:
+        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
+            skipped = learn(job, _Bars(bars, recipe))
+        if skipped:
+            Console().print(f"[yellow]{len(skipped)} clips could not be shown and were skipped[/yellow]; the first: {skipped[0]}")
+    Console().print(f"learnt; use it with: longwatch up --model {model} --adapter {out}", highlight=False)
+
+
+def _anywhere(name: str) -> str:
+    """A path that holds in any working folder, since Ray Train gives its workers others; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def learn(job: Job, told: "Callable[[Told], None]") -> list[str]:
+    """Train in this process, alone or as one of a crew. Returns why clips were skipped, each. Half precision is for GPUs."""
+    import torch
+
+    from model.adapting.learning import Learning
+    from model.backbone import Backbone
+
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    clips = _clips(job.recipe)  # what is wrong with the data is said before a large model is loaded
+    learning = Learning(Backbone.load(job.model, device=device, dtype=dtype), clips, job.recipe, job.out, resume=job.resume)
+    learning.run(told)
+    return learning.skipped
+
+
+def _clips(recipe: "Recipe") -> "Clips":
+    from model.adapting.clips import Several
+    from model.adapting.llava_video import LlavaVideo
+    from model.adapting.simulated import Simulated
+    from pipeline.film import film
+
+    look = partial(film, fps=recipe.fps, most=recipe.frames)
+    return Several([Simulated(frames=recipe.frames) if each == SIMULATOR else LlavaVideo(Path(each), look) for each in recipe.data])
+
+
+def learn_together(job: Job, workers: int, address: str | None) -> None:
+    """Train in several processes with one set of adapters. OUT must be one folder for all. Raises CrewFailed."""
+    import ray
+
+    try:
+        from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchTrainer
+    except ImportError as error:
+        raise CrewFailed(f"--workers needs more of Ray: pip install -e '.[train]' ({error})") from error
+
+    own = {} if address else {"include_dashboard": False, "num_cpus": workers}  # as if there were so many: they wait for no other work
+    scratch = job.out / "ray"
+    with ray.init(address=address or "local", **own):
+        scaling = ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers)
+        trainer = TorchTrainer(
+            _work, train_loop_config={"job": job}, scaling_config=scaling, run_config=RunConfig(storage_path=str(scratch))
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise CrewFailed(str(error.__cause__ or error)) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _work(config: dict[str, Any]) -> None:
+    skipped = learn(config["job"], _say)
+    for reason in skipped[:SAID_EVERY]:
+        print(f"skipped: {reason}", flush=True)
+
+
+def _say(told: "Told") -> None:
+    if told.step % SAID_EVERY == 0:
+        print(f"stage {told.stage}, step {told.step}: loss {told.loss:.3f}, {told.skipped} clips skipped", flush=True)
+
+
+class _Bars:
+    """A bar for each stage, with the loss behind it."""
+
+    def __init__(self, bars: Progress, recipe: "Recipe") -> None:
+        self._bars = bars
+        self._tasks = {stage: bars.add_task(f"stage {stage}", total=recipe.steps) for stage in recipe.stages}
+
+    def __call__(self, told: "Told") -> None:
+        self._bars.update(self._tasks[told.stage], completed=told.step, description=f"stage {told.stage}, loss {told.loss:.3f}")
