@@ -25,7 +25,7 @@ from model.backbone import Backbone
 from model.footage import film
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, Frame
-from pipeline.grounding import WHEN, ground, moments
+from pipeline.grounding import WHEN, ground, moments, pointed
 from pipeline.selection import Candidates, select
 from simulator.marking import WHEN_TOLERANCE_S, correct, truth_words
 from simulator.questions import FAMILIES, Quiz, ask
@@ -110,7 +110,7 @@ def mark(scan: VideoScan, asked: Asked) -> Mark:
 def right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier], later_s: float = 0) -> bool:
     """Whether the model answers the question correctly from these carriers, which are dated `later_s` later than what was watched."""
     decoded = scan.decode(asked.quiz.text, carriers)
-    evidence = moments([c.key for c in carriers], decoded.attention)
+    evidence = pointed(decoded.text, moments([c.key for c in carriers], decoded.attention))
     text = ground(decoded.text, evidence, carriers[-1].key.at_ms)
     best = evidence[0] if evidence else None
     at = best.at_ms / 1000 - later_s if best else None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
-from pipeline.grounding import NOT_SEEN, ground, moments
+from pipeline.grounding import NOT_SEEN, ground, moments, pointed
 from pipeline.rules import Judgement
 from pipeline.selection import Candidates, joined, probability, select
 
@@ -94,7 +94,7 @@ class Answerer:
         if not carriers:
             raise NoMemory(f"nothing is remembered of {', '.join(cameras) or 'any camera'}{_span_words(question.when)}")
         decoded = self._decoder.decode(question.text, carriers)
-        evidence = moments([carrier.key for carrier in carriers], decoded.attention)
+        evidence = pointed(decoded.text, moments([carrier.key for carrier in carriers], decoded.attention))
         now_ms = self._now_ms()
         text = ground(decoded.text, evidence, now_ms)
         return Answer(

@@ -5,6 +5,7 @@ the moment's own record fills them in. So they are right to the frame, for any a
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ LOOKED = 0.3  # an answer that gave the carriers less attention than this looked
 MOMENTS = 3  # shown with an answer
 NEAR_MS = 3_000  # carriers of one camera this close are one moment
 WORTH = 0.15  # of the attention: less does not make a moment
+LAST = 0.35  # of the attention: what drew as much may be where something was last seen
 GLANCE = 0.05  # of what the strongest drew: a carrier with less belongs to no moment
 
 
@@ -48,6 +50,18 @@ def _moment(keys: Sequence[CarrierKey], share: NDArray[np.float64], group: Seque
     span = TimeRange(start_ms=keys[group[0]].at_ms, end_ms=keys[group[-1]].at_ms)
     score = float(sum(share[i] for i in group))
     return Evidence(camera_id=keys[centre].camera_id, at_ms=keys[centre].at_ms, span=span, score=score)
+
+
+def pointed(text: str, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
+    """The moments of an answer, first the one that it points at if it does.
+
+    A model points at where or when something was last seen: that is the end of the latest moment which drew much, even where
+    an earlier one drew more.
+    """
+    if not evidence or (WHERE not in text and WHEN not in text):
+        return tuple(evidence)
+    last = max([e for e in evidence if e.score >= LAST] or evidence[:1], key=lambda e: e.span.end_ms)
+    return replace(last, at_ms=last.span.end_ms), *(e for e in evidence if e is not last)
 
 
 def ground(text: str, evidence: Sequence[Evidence], now_ms: int) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import CarrierKey, Evidence, TimeRange, clock
-from pipeline.grounding import LOOKED, MOMENTS, NEAR_MS, NOT_SEEN, WHEN, WHERE, WORTH, ago, ground, moments
+from pipeline.grounding import LOOKED, MOMENTS, NEAR_MS, NOT_SEEN, WHEN, WHERE, WORTH, ago, ground, moments, pointed
 
 T0 = 1_700_000_000_000
 
@@ -99,6 +99,21 @@ def test_a_pointing_answer_is_filled_in_from_the_best_moment() -> None:
     best, other = evidence(T0, "dock"), evidence(T0 - 60_000, "gate")
     assert ground(WHERE, [best, other], T0) == "dock"
     assert ground(f"at the {WHERE}, {WHEN}", [best, other], T0 + 200_000) == f"at the dock, 3 min 20 s ago, at {clock(T0)}"
+
+
+def drew(score: float, from_s: int, to_s: int, camera: str) -> Evidence:
+    span = TimeRange(start_ms=T0 + from_s * 1000, end_ms=T0 + to_s * 1000)
+    return Evidence(camera_id=camera, at_ms=span.start_ms, span=span, score=score)
+
+
+def test_a_pointing_answer_means_the_end_of_the_latest_moment_that_drew_much() -> None:
+    strong, late, glance = drew(0.5, 0, 5, "gate"), drew(0.36, 20, 24, "dock"), drew(0.2, 60, 61, "yard")
+    first, *others = pointed(WHERE, [strong, late, glance])
+    assert (first.camera_id, first.at_ms) == ("dock", T0 + 24_000)
+    assert others == [strong, glance]
+    assert pointed("red", [strong, late]) == (strong, late)
+    assert pointed(WHEN, [glance])[0].at_ms == T0 + 61_000  # all there is
+    assert pointed(WHEN, []) == ()
 
 
 @pytest.mark.parametrize("text", [WHERE, WHEN, f"at the {WHERE}", f"{WHERE} {WHEN}"])
