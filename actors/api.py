@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client.core import Metric
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException
 
 from actors.asking import Asking, watched
 from actors.metrics import Metrics, memory
@@ -21,7 +21,9 @@ from pipeline.core import Answer, LongwatchError, Question
 from storage.registry import Registry
 from storage.store import CarrierStore
 from web.api import create_app
-from web.guard import NotReady
+from web.guard import Busy, NotReady, TooLate
+
+DEADLINE_S = 60.0  # of a question, waiting and answering; what is cancelled then is dropped by the replica too
 
 
 def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
@@ -41,9 +43,14 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
 
 
 async def ask_decode(decode: Any, question: Question, trace: Trace) -> Answer:
-    """The answer of a replica that decodes; its own errors as it raised them. Raises NotReady when there is none."""
+    """The answer of a replica that decodes; its own errors as it raised them. Raises NotReady when there is none, Busy and TooLate."""
     try:
-        answer: Answer = await decode.answer.remote(question, trace)
+        async with asyncio.timeout(DEADLINE_S):
+            answer: Answer = await decode.answer.remote(question, trace)
+    except TimeoutError:
+        raise TooLate(f"there was no answer within {DEADLINE_S:g} s") from None
+    except BackPressureError as error:
+        raise Busy("as many questions wait as are let in") from error
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, LongwatchError) else error) from None
     except (RayActorError, RayServeException) as error:

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 READY_S = 120
 CLOSE_S = 8
+WAITING = 64  # questions that may wait for the decode plane; more are refused at once
 
 
 class CannotStart(LongwatchError):
@@ -93,7 +94,7 @@ class Longwatch:
         http = HTTPOptions(host=self._config.host, port=self._config.port, location="HeadOnly")
         serve.start(http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
         options = {"num_cpus": 0.1, "num_gpus": _gpu_share()}
-        decode = serve.deployment(Decode, name="decode", ray_actor_options=options, max_ongoing_requests=8)
+        decode = serve.deployment(Decode, name="decode", ray_actor_options=options, max_ongoing_requests=8, max_queued_requests=WAITING)
         handle = serve.run(decode.bind(settings), name="decode", route_prefix=None)
         fingerprint = handle.fingerprint.remote().result(timeout_s=READY_S)
         serve.run(api.deployment(settings, fingerprint, self._config.token), name="api", route_prefix="/")

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from actors.metrics import BUCKETS_S
 from actors.tracing import Trace, Tracer
 from pipeline.core import Answer, BadSpan, NoMemory, Question, StoreUnavailable, UnknownCamera
-from web.guard import NotReady
+from web.guard import Busy, NotReady, TooLate
 
 ANSWERED, FAILED = "answered", "failed"
 OUTCOMES: dict[type[BaseException], str] = {
@@ -19,6 +19,8 @@ OUTCOMES: dict[type[BaseException], str] = {
     BadSpan: "bad",
     StoreUnavailable: "unavailable",
     NotReady: "unavailable",
+    Busy: "busy",
+    TooLate: "late",
     asyncio.CancelledError: "cancelled",  # the client went
 }
 

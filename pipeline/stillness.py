@@ -38,7 +38,8 @@ def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mean colours [rows, columns, 3] of the cells of a picture [height, width, 3]; what is left at the edges is left out."""
     rows, columns = image.shape[0] // CELL, image.shape[1] // CELL
     whole = image[: rows * CELL, : columns * CELL]
-    return whole.reshape(rows, CELL, columns, CELL, 3).mean(axis=(1, 3), dtype=np.float32)
+    means: NDArray[np.float32] = whole.reshape(rows, CELL, columns, CELL, 3).mean(axis=(1, 3), dtype=np.float32)
+    return means
 
 
 def differ(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:

@@ -10,6 +10,7 @@ from web_fakes import SECRET, T0, FakeAsk, FakeRegistry, FakeStore, call, jpeg, 
 
 from pipeline.core import Alert, Answer, Camera, Question, Rule
 from web.api import create_app
+from web.guard import Busy
 from web.schemas import iso, moment_ms
 
 
@@ -243,6 +244,15 @@ def test_health_tells_alive_from_able(site: Site) -> None:
     assert response.json()["error"]["message"] == "cannot reach redis://***@redis:6379/0"
     assert site.fails("GET", "/v1/streams") == (503, "StoreUnavailable")
     assert site.fails("GET", "/v1/frames/gate/latest.jpg") == (503, "StoreUnavailable")
+
+
+def test_a_question_too_many_is_refused_and_told_when_to_come_back() -> None:
+    async def busy(_: Question) -> Answer:
+        raise Busy("as many questions wait as are let in")
+
+    response = Site(ask=busy)("POST", "/v1/ask", json={"question": "q"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "2")
+    assert response.json()["error"]["type"] == "Busy"
 
 
 def test_a_process_that_answers_no_questions_says_so() -> None:

@@ -29,6 +29,14 @@ class Conflict(core.LongwatchError):
     """The name is taken."""
 
 
+class Busy(core.LongwatchError):
+    """More questions wait than will be answered soon."""
+
+
+class TooLate(core.LongwatchError):
+    """An answer that took longer than anybody waits."""
+
+
 class NoAnswer(core.LongwatchError):
     """The model had nothing to say, which is a failure and not an answer."""
 
@@ -48,6 +56,8 @@ STATUS: dict[type[core.LongwatchError], tuple[int, str | None]] = {
     core.BadCamera: (422, None),
     core.BadSpan: (422, None),
     Conflict: (409, "Remove the old one first, or choose another id."),
+    Busy: (429, "Ask again in a moment; a second decode replica answers more at a time."),
+    TooLate: (504, "Ask about fewer cameras or a shorter time, or see in GET /metrics what keeps the decode plane busy."),
     NoAnswer: (502, "Ask again, or in other words."),
     core.StoreUnavailable: (503, "Check that Redis runs and can be reached; nothing that was acknowledged is lost."),
     NotReady: (503, None),
@@ -113,7 +123,7 @@ async def known_error(_: Request, error: Exception) -> Response:
     """An error that Longwatch has a name for."""
     kind = next((k for k in type(error).__mro__ if k in STATUS), None)
     status, hint = STATUS[kind] if kind else (500, None)
-    return failure(status, type(error).__name__, str(error), hint, {"Retry-After": "2"} if status == 503 else None)
+    return failure(status, type(error).__name__, str(error), hint, {"Retry-After": "2"} if status in (429, 503) else None)
 
 
 async def invalid(_: Request, error: Exception) -> Response:
