@@ -57,7 +57,7 @@ def train(
     from model.adapting.progress import Recipe
 
     recipe = Recipe(
-        data=tuple(map(_anywhere, data)),
+        data=tuple(each if each == SIMULATOR else _anywhere(each) for each in data),
         frames=frames,
         fps=fps,
         stages=STAGES[stage],

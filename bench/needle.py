@@ -65,6 +65,7 @@ class Found:
     """How one question went."""
 
     recall: float | None  # of the event's carriers, among those looked at
+    even: float | None  # among as many that are evenly spread, which is what there is without relevance
     right: bool
     select_ms: float
 
@@ -115,11 +116,16 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
     took = (time.perf_counter() - began) * 1000
     carriers = [_carrier(streams, key) for key in keys]
     seen = needle.clip.truth.clear(needle.subject) if needle.clip else []
-    event = [(hidden * SECONDS + i) * 1000 for i in seen]
-    recall = sum(CarrierKey(camera_id="c0", at_ms=at) in keys for at in event) / len(event) if event else None
+    event = [CarrierKey(camera_id="c0", at_ms=(hidden * SECONDS + i) * 1000) for i in seen]
+    even = select({name: Candidates(at_ms=times) for name in vectors}, BUDGET)
     watch = (needle.clip or needle.hay[0]).truth
     asked = Asked(quiz=quiz, watch=watch, carriers=carriers, foreign=[])
-    return Found(recall=recall, right=right(scan, asked, carriers, hidden * SECONDS - watch.shots[0].at), select_ms=took)
+    answered = right(scan, asked, carriers, hidden * SECONDS - watch.shots[0].at)
+    return Found(recall=_share(event, keys), even=_share(event, even), right=answered, select_ms=took)
+
+
+def _share(event: Sequence[CarrierKey], keys: Sequence[CarrierKey]) -> float | None:
+    return sum(key in keys for key in event) / len(event) if event else None
 
 
 def _had(vectors: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -133,14 +139,18 @@ def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:
 
 
 def table(scan: VideoScan, clips: Sequence[Clip], cameras: int, lengths: Sequence[str], count: int) -> list[list[object]]:
-    """Rows by length: carriers in all, recall, accuracy of what was there and of what was not, 95th percentile of selection."""
+    """Rows by length: carriers in all, recall, that of an even spread, accuracy where it was there and where not, time of selection."""
     rows: list[list[object]] = []
     for name in lengths:
         length = LENGTHS[name]
         r = Random(f"needle {cameras}")
         some = [search(scan, needle, cameras, length, r) for needle, _ in zip(needles(clips, r), range(count), strict=False)]
         there, absent = [f for f in some if f.recall is not None], [f for f in some if f.recall is None]
-        figures = [float(np.mean([f.recall for f in there])), *(float(np.mean([f.right for f in fs])) for fs in (there, absent))]
+        figures = [
+            float(np.mean([f.recall for f in there])),
+            float(np.mean([f.even for f in there])),
+            *(float(np.mean([f.right for f in fs])) for fs in (there, absent)),
+        ]
         rows.append([cameras, name, cameras * length * SECONDS, *figures, float(np.percentile([f.select_ms for f in some], 95))])
     return rows
 
@@ -158,7 +168,7 @@ def main(
     if scan.head is None:
         raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
     clips = pool(scan, 8 if quick else sites)
-    columns = ("cameras", "stream", "carriers", f"event's among {BUDGET}", "right, it was there", "right, it was not", "selection p95 ms")
+    columns = ("cameras", "stream", "carriers", f"event's among {BUDGET}", "evenly spread", "right, there", "right, not", "select p95 ms")
     lengths = tuple(LENGTHS)[: 3 if quick else None]
     rows = [row for cameras in (1, 16) for row in table(scan, clips, cameras, lengths, 12 if quick else count)]
     show("A few seconds among hours", columns, rows, [f"model {scan.fingerprint}", f"{len(clips) * SECONDS:,} different seconds"])

@@ -8,7 +8,8 @@ from pipeline.core import Frame
 CELL = 16  # pixels: large enough to average noise away, smaller than a person at the far end of a yard
 CELLS = 3  # changed at least: a camera's own clock changes one or two
 LEVELS = 6.0  # of 255, by which a cell's mean colour has changed
-NOISE = 6.0  # or so many times what most cells change by, where a camera is noisy
+NOISE = 6.0  # or so many times what most cells change by, where a camera is noisy,
+MOST = 15.0  # but no more: where everything has changed, by a lamp or by the camera's own exposure, nothing may hide in it
 
 
 class StillGate:
@@ -47,4 +48,5 @@ def differ(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
     if a.shape != b.shape or not a.size:
         return True
     change = np.abs(a - b).max(axis=-1)
-    return int((change > max(LEVELS, NOISE * float(np.median(change)))).sum()) >= CELLS
+    limit = max(LEVELS, min(MOST, NOISE * float(np.median(change))))
+    return int((change > limit).sum()) >= CELLS

@@ -50,6 +50,11 @@ def test_noise_and_the_cameras_own_clock_are_nothing() -> None:
     assert passed(noisy) == [0]
 
 
+def test_nothing_hides_in_a_change_of_exposure() -> None:
+    darker = (with_square(96, level=60) * 0.6).astype(np.uint8)
+    assert passed([EMPTY, with_square(96, level=60), darker, darker, EMPTY]) == [0, 1, 2, 4]
+
+
 def test_a_picture_of_another_size_is_passed() -> None:
     assert passed([EMPTY, EMPTY[:180, :320], EMPTY[:180, :320]]) == [0, 1]
     assert passed([EMPTY[:4, :4]] * 3) == [0, 1, 2]  # too small to judge

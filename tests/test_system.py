@@ -122,8 +122,9 @@ def test_one_scrape_tells_of_every_plane_and_the_status_is_well(client: httpx.Cl
     planes = ("ingest", "prefill", "decode", "rules", "api")
     assert {plane: told["longwatch_up", plane] for plane in (*planes, "store")} == dict.fromkeys((*planes, "store"), 1)
     assert all(told["process_resident_memory_bytes", plane] > 10e6 for plane in planes)
-    assert all(told["longwatch_camera_frames_total", camera] >= 8 for camera in CAMERAS)
-    assert told["longwatch_carriers_written_total", "prefill"] >= 8 * len(CAMERAS)
+    assert all(told["longwatch_camera_frames_total", camera] >= 2 for camera in CAMERAS)
+    assert all(told["longwatch_camera_frames_total", c] + told["longwatch_camera_frames_still_total", c] >= 8 for c in CAMERAS)
+    assert told["longwatch_carriers_written_total", "prefill"] >= 2 * len(CAMERAS)
     assert told["longwatch_carriers_written_total", "prefill"] == told["longwatch_carrier_lag_seconds_count", "prefill"]
     assert told["longwatch_questions_total", "answered"] >= 1 and told["longwatch_answer_tokens_total", "decode"] >= 1
     assert told["longwatch_judge_seconds_count", "decode"] >= 1
@@ -208,12 +209,12 @@ def _check_times(store: CarrierStore, events: dict[str, Any]) -> None:
     assert np.min(np.diff(times)) / 1000 > 0.8 and np.max(np.diff(times)) / 1000 < STILL_S + 1.3
 
     def shown(at_s: float, within_s: float) -> NDArray[np.int16]:
-        last = max(at for at in times if at - times[0] <= at_s * 1000 + 500)
-        assert abs(last - times[0] - at_s * 1000) < within_s * 1000
-        return np.asarray(Image.open(io.BytesIO(store.picture("lane", last) or b"")), np.int16)
+        nearest = min(times, key=lambda at: abs(at - times[0] - at_s * 1000))
+        assert abs(nearest - times[0] - at_s * 1000) < within_s * 1000
+        return np.asarray(Image.open(io.BytesIO(store.picture("lane", nearest) or b"")), np.int16)
 
-    empty = shown(12.0, STILL_S + 1)
-    still = np.abs(empty - shown(22.0, STILL_S + 1)).mean()
+    empty = shown(11.7, STILL_S / 2 + 1)
+    still = np.abs(empty - shown(22.2, STILL_S / 2 + 1)).mean()
     for event in events["events"]:
         middle = (event["start"] + event["end"]) / 2
-        assert np.abs(empty - shown(middle, 1.3)).mean() > 1.5 * still, event
+        assert np.abs(empty - shown(middle, 1.0)).mean() > 1.5 * still, event

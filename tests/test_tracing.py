@@ -84,6 +84,10 @@ class Model:
     """Sees nothing, and makes a carrier of it."""
 
     fingerprint = FINGERPRINT
+    head = None
+
+    def vectors(self, carriers: Sequence[Carrier]) -> None:
+        return None
 
     def memory(self, carriers: Sequence[Carrier]) -> LiveMemory:
         return LiveMemory(3, carriers)
