@@ -2,13 +2,14 @@
 
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
+import numpy as np
 import xxhash
 
-from pipeline.core import CAMERA_ID, Carrier, CarrierKey, Form, TimeRange
+from pipeline.core import CAMERA_ID, MAX_BYTES, Carrier, CarrierKey, Form, Patches, TimeRange
 from storage import keys
 from storage.errors import BadCarrier as BadCarrier
 from storage.errors import BadReason as BadReason
@@ -19,12 +20,12 @@ FINGERPRINT = re.compile(r"[0-9a-f]{4,64}")
 
 VERSION = 2
 MAGIC = b"LWCR"
-MAX_BYTES = 16 << 20  # of a value; a 7B model's carrier in float16 takes 63 KiB
 MAX_MS = 2**53  # times stay exact as a Redis score
 
 HEADER = struct.Struct("<4sHIQ")  # magic, version, length of the body, xxh3_64 of the body
 FIELDS = {"camera_id": str, "at_ms": int, "fingerprint": str, "start_ms": int, "end_ms": int, "embedding": list, "kv": list}
-LIMITS = {"max_str_len": 64, "max_bin_len": MAX_BYTES, "max_array_len": len(PARTS), "max_map_len": len(FIELDS), "max_ext_len": 0}
+WITH_PATCHES = FIELDS | {"patches": list, "places": bytes}
+LIMITS = {"max_str_len": 64, "max_bin_len": MAX_BYTES, "max_array_len": len(PARTS), "max_map_len": len(WITH_PATCHES), "max_ext_len": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +56,11 @@ def encode(carrier: Carrier, form: Form = Form.EXACT) -> bytes:
         raise BadCarrier(BadReason.FINGERPRINT)
     _check_shapes(carrier.embedding.shape, carrier.kv.shape)
     fields = (key.camera_id, key.at_ms, carrier.fingerprint, span.start_ms, span.end_ms)
-    arrays = (pack(carrier.embedding, form), pack(carrier.kv, form))
-    body: bytes = msgpack.packb(dict(zip(FIELDS, fields + arrays, strict=True)))
+    arrays: tuple[object, ...] = (pack(carrier.embedding, form), pack(carrier.kv, form))
+    if carrier.patches:
+        _check_patches(carrier.patches, carrier)
+        arrays += (pack(carrier.patches.kv, form), carrier.patches.places.astype("<u2").tobytes())
+    body: bytes = msgpack.packb(dict(zip(WITH_PATCHES if carrier.patches else FIELDS, fields + arrays, strict=True)))
     if HEADER.size + len(body) > MAX_BYTES:
         raise BadCarrier(BadReason.LENGTH)
     return HEADER.pack(MAGIC, VERSION, len(body), xxhash.xxh3_64_intdigest(body)) + body
@@ -74,7 +78,18 @@ def decode(blob: bytes, key: CarrierKey, fingerprint: str) -> Carrier:
         raise BadCarrier(BadReason.MALFORMED)
     embedding, kv = unpack(body["embedding"]), unpack(body["kv"])
     _check_shapes(embedding.shape, kv.shape)
-    return Carrier(key=key, fingerprint=fingerprint, span=span, embedding=embedding, kv=kv)
+    carrier = Carrier(key=key, fingerprint=fingerprint, span=span, embedding=embedding, kv=kv)
+    return replace(carrier, patches=_patches(body, carrier)) if "patches" in body else carrier
+
+
+def _patches(body: dict[str, Any], carrier: Carrier) -> Patches:
+    """What a value says of patches, once it fits the carrier."""
+    kv, raw, layers = unpack(body["patches"]), body["places"], carrier.kv.shape[0]
+    if not raw or len(raw) % (2 * layers):
+        raise BadCarrier(BadReason.SHAPE)
+    patches = Patches(kv=kv, places=np.frombuffer(raw, "<u2").reshape(layers, -1))
+    _check_patches(patches, carrier)
+    return patches
 
 
 def _open(blob: bytes) -> bytes:
@@ -98,7 +113,7 @@ def _parse(body: bytes) -> dict[str, Any]:
         fields = msgpack.unpackb(body, raw=False, strict_map_key=True, **LIMITS)
     except (ValueError, msgpack.UnpackException) as error:
         raise BadCarrier(BadReason.MALFORMED) from error
-    if type(fields) is not dict or {name: type(value) for name, value in fields.items()} != FIELDS:
+    if type(fields) is not dict or {name: type(value) for name, value in fields.items()} not in (FIELDS, WITH_PATCHES):
         raise BadCarrier(BadReason.MALFORMED)
     return fields
 
@@ -107,3 +122,15 @@ def _check_shapes(embedding: tuple[int, ...], kv: tuple[int, ...]) -> None:
     """[hidden] and [layers, 2, kv_heads, head_dim], nothing empty."""
     if len(embedding) != 1 or len(kv) != 4 or kv[1] != 2 or 0 in embedding + kv:
         raise BadCarrier(BadReason.SHAPE)
+
+
+def _check_patches(patches: Patches, carrier: Carrier) -> None:
+    """kv [layers, 2, kv_heads, patches, head_dim] as the carrier's own; places [layers, patches], ascending in every layer."""
+    layers, two, heads, dim = carrier.kv.shape
+    kept = patches.places.shape[-1]
+    if patches.kv.shape != (layers, two, heads, kept, dim) or patches.places.shape != (layers, kept) or kept == 0:
+        raise BadCarrier(BadReason.SHAPE)
+    if patches.kv.dtype != carrier.kv.dtype or patches.places.dtype != np.uint16:
+        raise BadCarrier(BadReason.DTYPE)
+    if (patches.places[:, 1:] <= patches.places[:, :-1]).any():
+        raise BadCarrier(BadReason.MALFORMED)

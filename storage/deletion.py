@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 
 from pipeline.core import TimeRange
-from storage import guard, keys, losses, vectors
+from storage import guard, keys, losses, shelf, vectors
 
 SCAN_BATCH = 1000
 LIVE_LIMIT = 1 << 16  # carriers in a live memory
@@ -24,7 +24,7 @@ def delete(client: Any, camera_id: str, span: TimeRange) -> int:
         removed += client.unlink(*values) if values else 0
         for name in batch:
             if keys.moment(name) is None:
-                _delete_from(client, name, span)
+                _delete_from(client, camera_id, name, span)
     return removed
 
 
@@ -38,11 +38,12 @@ def _batches(client: Any, camera_id: str) -> Iterator[Sequence[bytes]]:
     yield batch
 
 
-def _delete_from(client: Any, name: bytes, span: TimeRange) -> None:
+def _delete_from(client: Any, camera_id: str, name: bytes, span: TimeRange) -> None:
     """From an index, a live list, an hour of vectors or the list of losses, whichever this is."""
     kind = name.split(b":")[2]
     if kind in (b"ix", b"pictures"):
         client.zremrangebyscore(name, span.start_ms, span.end_ms)
+        shelf.of_index(camera_id, name).drop_repeats(client, span.end_ms)
     elif kind == b"vec":
         vectors.delete(client, name, span)
     elif kind == b"lost":

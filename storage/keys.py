@@ -16,7 +16,12 @@ PACKED = re.compile(rb"lw:\{[^}]*\}:vec:[0-9a-f]+:[0-9a-f]+:([1-9][0-9]+):([0-9]
 
 def carrier(key: CarrierKey, fingerprint: str) -> str:
     """One carrier's envelope."""
-    return f"{_of(key.camera_id)}kv:{fingerprint}:{key.at_ms}"
+    return f"{carriers(key.camera_id, fingerprint)}{key.at_ms}"
+
+
+def carriers(camera_id: str, fingerprint: str) -> str:
+    """What the names of a camera's carriers begin with; their at_ms follows."""
+    return f"{_of(camera_id)}kv:{fingerprint}:"
 
 
 def index(camera_id: str, fingerprint: str) -> str:

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import BFLOAT16, Form
+from pipeline.core import BFLOAT16, MAX_NUMBERS, Form
 from storage.errors import BadCarrier, BadReason
-
-MAX_NUMBERS = 4 << 20  # in one array, 16 MiB once unpacked; a 7B model's carrier has 28,672
 
 DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4"), "bfloat16": BFLOAT16}
 LARGEST = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "bfloat16": float.fromhex("0x1.fep127")}
 BITS = {"int8": 8, "int4": 4}
 MAX_GROUP = {"int8": 128, "int4": 16}  # numbers that share a scale at most; chosen with bench.quantise
+MODEST = bytes(range(0x7C))  # upper byte of a bfloat16 from 0 to below 2^121
 PARTS = [str, str, list, int, bytes]  # dtype, coding, shape, group, raw
 
 Numbers = NDArray[np.float32]
@@ -54,8 +53,10 @@ def unpack(packed: list[Any]) -> NDArray[Any]:
         raise BadCarrier(BadReason.SHAPE)
     if coding == dtype:
         return np.frombuffer(raw, DTYPES[dtype]).reshape(shape)
-    numbers = _finite(widen(np.frombuffer(raw, "<f2"))) if coding == "float16" else restore(raw, prod(shape), group, BITS[coding])
-    array = narrow(numbers, dtype).reshape(shape)
+    if coding == "float16":
+        array = narrow(_finite(widen(np.frombuffer(raw, "<f2"))), dtype).reshape(shape)
+    else:
+        array = restore(raw, prod(shape), group, BITS[coding], dtype).reshape(shape)
     array.flags.writeable = False
     return array
 
@@ -90,15 +91,21 @@ def quantise(groups: Numbers, bits: int) -> bytes:
     return b"".join((scales.tobytes(), codes.tobytes()))
 
 
-def restore(raw: bytes, count: int, group: int, bits: int) -> Numbers:
-    """`count` numbers of what `quantise` made. Raises BadCarrier for a scale that is not finite."""
+def restore(raw: bytes | memoryview, count: int, group: int, bits: int, dtype: str) -> NDArray[Any]:
+    """`count` numbers, in a dtype, of what `quantise` made. Raises BadCarrier for a scale that is not finite."""
     groups = count // group
-    steps = _finite(widen(np.frombuffer(raw, BFLOAT16, groups)))
+    steps = widen(np.frombuffer(raw, BFLOAT16, groups))
     codes = np.frombuffer(raw, np.uint8, offset=2 * groups)
     signed = codes.view(np.int8) if bits == 8 else _nibbles(codes)[:count]
+    if dtype == "float32" and modest(bytes(raw[: 2 * groups])):  # then nothing is beyond the largest
+        return (signed.reshape(groups, group) * steps[:, None]).reshape(-1)
     with np.errstate(over="ignore"):  # `narrow` brings it back
-        numbers: Numbers = (signed.reshape(groups, group) * steps[:, None]).reshape(-1)
-    return numbers
+        return narrow((signed.reshape(groups, group) * _finite(steps)[:, None]).reshape(-1), dtype)
+
+
+def modest(scales: bytes) -> bool:
+    """Whether all scales are plainly finite, and so small that none times a code is beyond float32: 0 to 2^121. No: it may be so still."""
+    return not scales[1::2].translate(None, MODEST)  # the sign and all of the exponent but its last bit
 
 
 def _nibbles(codes: NDArray[np.uint8]) -> NDArray[np.int8]:

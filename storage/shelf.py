@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import CarrierKey
-from storage import keys
+from storage import keys, repeats
 
 CHUNK = 1024  # index entries at a time
 SAMPLE = 64  # values that stand for all of a shelf
@@ -43,7 +44,20 @@ class Shelf:
         return times[~np.isin(times, self.gone(client, times.tolist()))]
 
     def trim(self, client: Any) -> None:
-        """Drops the entries whose values are gone."""
+        """Drops the entries whose values are gone, and the repeats of what has gone."""
+        self._drop_gone(client)
+        self.drop_repeats(client, 0)
+
+    def drop_repeats(self, client: Any, after_ms: int) -> None:
+        """Deletes those between a time and the next value that is no repeat: what they repeat is before it."""
+        while chunk := [int(each) for each in client.zrangebyscore(self.index, f"({after_ms}", "+inf", 0, SAMPLE)]:
+            orphans = list(takewhile(lambda size: size in repeats.SIZES, self._ask(client, "strlen", chunk)))
+            if orphans:
+                self._drop(client, chunk[: len(orphans)])
+            if len(orphans) < len(chunk):
+                return
+
+    def _drop_gone(self, client: Any) -> None:
         rank = 0
         while chunk := [int(member) for member in client.zrange(self.index, rank, rank + CHUNK - 1)]:
             gone = self.gone(client, chunk)
@@ -69,10 +83,14 @@ class Shelf:
             oldest = self._oldest(client, min(CHUNK, count - start))
             if not oldest:
                 return
-            with client.pipeline(transaction=True) as pipe:
-                pipe.zrem(self.index, *oldest)
-                pipe.unlink(*(self.name(at_ms) for at_ms in oldest))
-                pipe.execute()
+            self._drop(client, oldest)
+        self.drop_repeats(client, 0)
+
+    def _drop(self, client: Any, times: Sequence[int]) -> None:
+        with client.pipeline(transaction=True) as pipe:
+            pipe.zrem(self.index, *times)
+            pipe.unlink(*(self.name(at_ms) for at_ms in times))
+            pipe.execute()
 
     def _oldest(self, client: Any, count: int) -> list[int]:
         return [int(member) for member in client.zrange(self.index, 0, count - 1)] if count > 0 else []
@@ -94,3 +112,9 @@ def carriers(camera_id: str, fingerprint: str) -> Shelf:
 def pictures(camera_id: str) -> Shelf:
     """A camera's pictures."""
     return Shelf(keys.pictures(camera_id), lambda at_ms: keys.picture(camera_id, at_ms))
+
+
+def of_index(camera_id: str, index: bytes) -> Shelf:
+    """The one with this index."""
+    kind = index.decode().split(":")[2:]
+    return carriers(camera_id, kind[1]) if kind[0] == "ix" else pictures(camera_id)

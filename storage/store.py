@@ -2,22 +2,24 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import Carrier, CarrierKey, CarrierWrite, Claim, Gap, Kept, TimeRange
-from storage import captured, deletion, guard, keys, losses, shelf
+from storage import captured, deletion, guard, keys, losses, repeats, shelf
+from storage.alike import Reader
 from storage.cache import Cache
+from storage.carriers import Carriers
 from storage.codec import FINGERPRINT, Codec
 from storage.connect import connect, reaching
 from storage.errors import BadCarrier, BadReason, BadValue
 from storage.vectors import Vectors
 
 DAY_S = 86_400
-GET_BATCH = 32  # keys per MGET: one reply with everything would be slower, and grow the server
 FORGET_MS = 30_000  # by then everybody has heard that a camera was removed
 
 
@@ -56,6 +58,8 @@ class CarrierStore:
         self._codec = codec or Codec()
         self.cache = Cache(cache_bytes) if cache_bytes else None
         self._fingerprint = fingerprint
+        reader = Reader(fingerprint)
+        self._carriers = Carriers(fingerprint=fingerprint, reader=reader, seal=self._codec.seal, misses=self.misses, cache=self.cache)
         self._vectors: Vectors | None = None
         if head is not None:
             self._vectors = Vectors(fingerprint=fingerprint, head=head, seal=self._codec.seal, misses=self.misses, cache=self.cache)
@@ -94,13 +98,15 @@ class CarrierStore:
             kept = [each for each in encoded if deleted is None or each.write.carrier.key.at_ms not in deleted]
             if not kept:
                 return
+            first = self._repeated(pipe, [each.write for each in kept])
             pipe.multi()
             hours: defaultdict[str, bytes] = defaultdict(bytes)
             for write, value, vector in kept:
                 at_ms = write.carrier.key.at_ms
-                pipe.set(self._name(write.carrier.key), value, nx=True, px=self._ttl_ms)
-                picture = keys.picture(camera_id, at_ms)
-                pipe.set(picture, self._codec.seal.seal(write.picture, picture), nx=True, px=self._picture_ttl_ms)
+                if at_ms in first:
+                    self._put_repeat(pipe, write.carrier.key, first[at_ms])
+                else:
+                    self._put_whole(pipe, write, value)
                 pipe.zadd(index, {str(at_ms): at_ms})
                 pipe.zadd(pictures, {str(at_ms): at_ms})
                 if vector:
@@ -114,6 +120,32 @@ class CarrierStore:
             if last.claim:
                 guard.renew(pipe, camera_id, last.claim, self._ttl_ms)
             pipe.execute()
+
+    def _repeated(self, pipe: Any, writes: Sequence[CarrierWrite]) -> dict[int, int]:
+        """Which of them (at_ms) repeat what is kept, or is about to be, and when that is from; all others are kept whole."""
+        found: dict[int, int] = {}
+        there: dict[int, bool] = {}
+        for write in writes:
+            key, of_ms = write.carrier.key, write.repeats
+            if of_ms is not None and of_ms not in there:
+                of = replace(key, at_ms=of_ms)
+                there[of_ms] = pipe.exists(self._name(of), keys.picture(of.camera_id, of_ms)) == 2
+            if of_ms is not None and there[of_ms]:
+                found[key.at_ms] = of_ms
+            else:
+                there[key.at_ms] = True
+        return found
+
+    def _put_whole(self, pipe: Any, write: CarrierWrite, value: bytes) -> None:
+        picture = keys.picture(write.carrier.key.camera_id, write.carrier.key.at_ms)
+        pipe.set(self._name(write.carrier.key), value, nx=True, px=self._ttl_ms)
+        pipe.set(picture, self._codec.seal.seal(write.picture, picture), nx=True, px=self._picture_ttl_ms)
+
+    def _put_repeat(self, pipe: Any, key: CarrierKey, of_ms: int) -> None:
+        """It expires with what it repeats."""
+        for name, ttl_ms in ((self._name(key), self._ttl_ms), (keys.picture(key.camera_id, key.at_ms), self._picture_ttl_ms)):
+            left_ms = max(1, ttl_ms - (key.at_ms - of_ms))
+            pipe.set(name, self._codec.seal.seal(repeats.encode(of_ms, name), name), nx=True, px=left_ms)
 
     def captured(self, camera_id: str, when: TimeRange | None = None) -> NDArray[np.int64]:
         """When the camera's carriers were captured (at_ms), ascending; without the oldest that are gone."""
@@ -143,31 +175,11 @@ class CarrierStore:
         cameras: defaultdict[str, list[CarrierKey]] = defaultdict(list)
         for key in dict.fromkeys(keys):
             cameras[key.camera_id].append(key)
-        found: dict[CarrierKey, Carrier | None] = {}
+        found: dict[str, dict[int, Carrier | None]] = {}
         for camera_id, own in cameras.items():
-            found |= self._get_camera(camera_id, own)
-        return [found[key] for key in keys]
-
-    def _get_camera(self, camera_id: str, wanted: Sequence[CarrierKey]) -> dict[CarrierKey, Carrier | None]:
-        if self.cache is None:
-            return self._fetch(wanted)
-        with reaching():
-            generation = guard.generation(self._client, camera_id)  # before the values: what is deleted in between stays out
-        cached = {key: self.cache.get(key, generation) for key in wanted}
-        fetched = self._fetch([key for key, carrier in cached.items() if carrier is None])
-        for carrier in fetched.values():
-            if carrier is not None:
-                self.cache.put(carrier.key, generation, carrier, carrier.embedding.nbytes + carrier.kv.nbytes)
-        return cached | fetched
-
-    def _fetch(self, wanted: Sequence[CarrierKey]) -> dict[CarrierKey, Carrier | None]:
-        found: dict[CarrierKey, Carrier | None] = {}
-        for start in range(0, len(wanted), GET_BATCH):
-            batch = wanted[start : start + GET_BATCH]
             with reaching():
-                values = self._client.mget([self._name(key) for key in batch])
-            found |= {key: self._open(key, value) for key, value in zip(batch, values, strict=True)}
-        return found
+                found[camera_id] = self._carriers.read(self._client, camera_id, own)
+        return [found[key.camera_id][key.at_ms] for key in keys]
 
     def vectors(self, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of a camera's carriers in a span, an hour at a time: their times (at_ms), ascending, and their vectors [n, VECTOR].
@@ -180,24 +192,35 @@ class CarrierStore:
             return self._vectors.read(self._client, camera_id, when)
 
     def live(self, camera_id: str) -> list[Carrier]:
-        """The camera's live memory in the order of time, for a prefiller that starts again; misses are left out."""
+        """The camera's live memory in the order of time, for a prefiller that starts again; misses are left out.
+
+        The span of the last reaches to the newest moment that was kept.
+        """
         with reaching():
             times = deletion.live_times(self._client.get(keys.live(camera_id, self._fingerprint)))
         if times is None:
             self.misses[BadReason.MALFORMED] += 1
         found = self.get([CarrierKey(camera_id=camera_id, at_ms=at_ms) for at_ms in times or []])
-        return [carrier for carrier in found if carrier]
+        carriers = [carrier for carrier in found if carrier]
+        if carriers and (newest := self.newest(camera_id)) and newest > carriers[-1].span.end_ms:
+            carriers[-1] = replace(carriers[-1], span=replace(carriers[-1].span, end_ms=newest))
+        return carriers
 
     def picture(self, camera_id: str, at_ms: int) -> bytes | None:
-        """The JPEG of exactly that time; one that does not open is None, and counted in `misses`."""
-        name = keys.picture(camera_id, at_ms)
-        with reaching():
-            value: bytes | None = self._client.get(name)
+        """The JPEG of exactly that time, or of the one that it repeats; one that does not open is None, and counted in `misses`."""
         try:
-            return None if value is None else self._codec.seal.open(value, name)
+            found = self._picture(camera_id, at_ms)
+            of_ms = found and repeats.decode(found, keys.picture(camera_id, at_ms), at_ms)
+            return self._picture(camera_id, of_ms) if of_ms else found
         except BadValue as error:
             self.misses[error.reason] += 1
             return None
+
+    def _picture(self, camera_id: str, at_ms: int) -> bytes | None:
+        name = keys.picture(camera_id, at_ms)
+        with reaching():
+            value: bytes | None = self._client.get(name)
+        return None if value is None else self._codec.seal.open(value, name)
 
     def newest_picture(self, camera_id: str) -> tuple[int, bytes] | None:
         """The camera's newest JPEG and its at_ms, whatever model looked at it."""
@@ -270,13 +293,3 @@ class CarrierStore:
 
     def _name(self, key: CarrierKey) -> str:
         return keys.carrier(key, self._fingerprint)
-
-    def _open(self, key: CarrierKey, value: bytes | None) -> Carrier | None:
-        if value is None:
-            self.misses["missing"] += 1
-            return None
-        try:
-            return self._codec.decode(value, key, self._fingerprint)
-        except BadValue as error:
-            self.misses[error.reason] += 1
-            return None
