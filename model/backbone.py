@@ -14,11 +14,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from model.adapter import Adapter
-from model.backbones import family
+from model.backbones import UnknownBackbone, family
 from model.habits import Habits as Habits
 from model.images import normalise, resize
+from model.patches import TooManyPatches, most_kept
 from model.prompt import prompt
 from model.spec import ModelSpec, described, identity
+from model.training_free import untaught
+from pipeline.core import Mode
 
 Channels = tuple[Sequence[float], Sequence[float]]
 SIGLIP: Channels = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -53,14 +56,24 @@ class Backbone:
         self.mean, self.std = (torch.tensor(each, device=model.device) for each in channels)  # of the pictures' channels
 
     @classmethod
-    def load(cls, name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, adapter: Path | None = None) -> "Backbone":
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        adapter: Path | None = None,
+        mode: Mode | None = None,
+    ) -> "Backbone":
         """Load by Hugging Face name or folder, with an adapter of `longwatch train` merged in. Only safetensors are read.
 
-        Raises UnknownBackbone before any weights are fetched, and BadAdapter.
+        Without a `mode`, a model that was never taught carriers is used without training (`model.training_free`); who is about to
+        teach it asks for "carriers". Raises UnknownBackbone, before any weights are fetched, for what is not there or not known,
+        and BadAdapter.
 
         Attention is computed eagerly, because the evidence of an answer is its attention.
         """
-        family(AutoConfig.from_pretrained(name).model_type)
+        family(_kind(name))
         added = Adapter.open(adapter) if adapter else None
         model = AutoModelForImageTextToText.from_pretrained(
             name, dtype=added.dtype if added else dtype, attn_implementation="eager", use_safetensors=True, device_map=None
@@ -71,8 +84,10 @@ class Backbone:
         tokenizer = AutoTokenizer.from_pretrained(name)
         templates, _ = ProcessorMixin.get_processor_dict(name)  # of several templates, the one that knows of pictures
         tokenizer.chat_template = templates.get("chat_template") or tokenizer.chat_template
+        net = model.eval().requires_grad_(False).to(device)
         habits = Habits.load(adapter or Path(name))  # an adapter is used as it was trained
-        return cls(model.eval().requires_grad_(False).to(device), tokenizer, habits, channels, told)
+        loaded = cls(net, tokenizer, habits, channels, told)
+        return loaded if habits or mode == "carriers" else cls(net, tokenizer, untaught(loaded), channels, told)
 
     @cached_property
     def identity(self) -> str:
@@ -107,6 +122,21 @@ class Backbone:
         return self.family.grid[0] * self.family.grid[1]
 
     @cached_property
+    def patches(self) -> int:
+        """Visual tokens of a frame that are kept beside its carrier. Raises TooManyPatches."""
+        kept = self.tokens_per_frame if self.habits.patches == "all" else self.habits.patches
+        if kept > self.tokens_per_frame:
+            raise TooManyPatches(f"{kept} patches cannot be kept of a frame that has {self.tokens_per_frame}: use fewer, or all")
+        if kept > self.most_patches:
+            raise TooManyPatches(f"{kept} patches a frame are too large to be kept: use at most {self.most_patches} in longwatch.json")
+        return kept
+
+    @property
+    def most_patches(self) -> int:
+        """How many patches of a frame of this model can be kept: `model.patches.most_kept`."""
+        return most_kept(self.config.num_hidden_layers, self.config.num_key_value_heads, self.head_dim, self.hidden)
+
+    @cached_property
     def block(self) -> Tensor:
         """Positions of a frame's visual tokens and its carrier from where the frame begins: [size], or [3, 1, size].
 
@@ -134,6 +164,8 @@ class Backbone:
             tokens_per_frame=self.tokens_per_frame,
             preprocessing=f"{size}:{channels}",
             positions=self.habits.spacing,
+            patches=self.patches,
+            mode=self.habits.mode,
         )
 
     # Prompts
@@ -216,3 +248,11 @@ class Backbone:
         probe = torch.empty(0, dtype=torch.promote_types(self.dtype, torch.float32), device=positions.device)
         cos, sin = self.net.model.language_model.rotary_emb(probe, positions)
         return cos, sin
+
+
+def _kind(name: str | Path) -> str:
+    """The model's type, as its configuration has it."""
+    try:
+        return str(AutoConfig.from_pretrained(name).model_type)
+    except (OSError, ValueError) as error:  # not there; or nothing that transformers knows
+        raise UnknownBackbone(f"model {name}: {str(error).splitlines()[0]}") from error

@@ -8,6 +8,9 @@ apart carriers stand is one rule for training and serving, and part of the finge
   one before. One masked pass over a clip trains it. Memories are limited by the positions that the model knows.
 * "unit": the carrier of rank r stands r behind the prefix, as words do. A frame's own tokens see its carrier where the frame's
   length puts it, later ones where its rank does; no one pass can do both, so a clip is trained on by streaming it.
+
+Patches (`model.patches`) stand in their carrier's frame length where they stood in their frame; with unit spacing, patches and carrier
+stand one after the other. In the training-free mode (`model.training_free`) nobody sees carriers, and they take no position.
 """
 
 from dataclasses import dataclass
@@ -17,32 +20,53 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from model.backbone import Backbone, rotate
+from model.patches import PatchBatch, most_looked_at, picked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Carriers:
     """A batch of carrier sets on the device, padded to the longest: what may be attended to.
 
-    `keys` (before rotary embedding) and `values` [layers, batch, kv_heads, carriers, head_dim]; `counts` [batch] real ones.
+    `keys` (before rotary embedding) and `values` [layers, batch, kv_heads, carriers, head_dim]; `counts` [batch] real ones;
+    `patches` beside them, if their model keeps any.
     """
 
     keys: Tensor
     values: Tensor
     counts: Tensor
+    patches: PatchBatch | None = None
 
     @property
     def present(self) -> Tensor:
         """[batch, carriers], false for padding."""
         return torch.arange(self.keys.shape[3], device=self.counts.device) < self.counts[:, None]
 
+    @property
+    def visible(self) -> Tensor:
+        """[batch, tokens], in the order of `with_carriers`: all carriers, then all patches."""
+        if self.patches is None:
+            return self.present
+        return torch.cat((self.present, self.patches.kept.repeat_interleave(self.patches.places.shape[-1], dim=1)), dim=1)
+
     def expand(self, rows: Tensor) -> "Carriers":
         """Repeat or reorder the sets: one for each of `rows`."""
-        return Carriers(keys=self.keys[:, rows], values=self.values[:, rows], counts=self.counts[rows])
+        patches = self.patches and self.patches.expand(rows)
+        return Carriers(keys=self.keys[:, rows], values=self.values[:, rows], counts=self.counts[rows], patches=patches)
+
+    def followed_by(self, later: "Carriers") -> "Carriers":
+        """Sets without padding, each with another behind it."""
+        return Carriers(
+            keys=torch.cat((self.keys, later.keys), dim=3),
+            values=torch.cat((self.values, later.values), dim=3),
+            counts=self.counts + later.counts,
+            patches=self.patches.followed_by(later.patches) if self.patches and later.patches else None,
+        )
 
 
 def step(backbone: Backbone) -> int:
     """Positions from one carrier to the next."""
-    return backbone.frame_length if backbone.habits.spacing == "frame-length" else 1
+    length = backbone.frame_length if backbone.habits.spacing == "frame-length" else backbone.patches + 1
+    return length if backbone.habits.mode == "carriers" else length - 1
 
 
 def carrier_positions(backbone: Backbone, ranks: Tensor) -> Tensor:
@@ -60,6 +84,18 @@ def block_positions(backbone: Backbone, starts: Tensor) -> Tensor:
     return starts + backbone.block
 
 
+def patch_positions(backbone: Backbone, places: Tensor) -> Tensor:
+    """Positions of patches at `places` [layers, batch, carriers, patches]: [layers * batch, carriers * patches], or with three axes
+    [3, layers * batch, carriers * patches].
+    """
+    if backbone.habits.spacing == "frame-length":
+        offsets = backbone.block.reshape(-1, backbone.block.shape[-1])[:, places]
+    else:
+        offsets = torch.arange(places.shape[-1], device=places.device).expand(1, *places.shape)
+    starts = next_position(backbone, torch.arange(places.shape[2], device=places.device))
+    return (starts[:, None] + offsets).flatten(3).flatten(1, 2).squeeze(0)
+
+
 def prefix_cache(backbone: Backbone, batch: int) -> DynamicCache:
     """A cache holding the prefix for a batch."""
     tokens = torch.tensor([backbone.prefix], device=backbone.device).expand(batch, -1)
@@ -71,27 +107,48 @@ def prefix_cache(backbone: Backbone, batch: int) -> DynamicCache:
 
 
 def with_carriers(backbone: Backbone, carriers: Carriers, prefix: DynamicCache | None = None) -> DynamicCache:
-    """Prefix and carriers in one cache, the carriers rotated to the positions of their ranks.
+    """Prefix, carriers and their patches in one cache, rotated to the positions of their ranks.
 
     `prefix` is `prefix_cache` of one, kept by who serves; training computes it anew, since its weights change.
     """
     batch = len(carriers.counts)
     cache = DynamicCache()
     ranks = torch.arange(carriers.keys.shape[3], device=backbone.device)
-    cos, sin = backbone.angles(carrier_positions(backbone, ranks)[None])
+    keys, values = rotate(carriers.keys, *backbone.angles(carrier_positions(backbone, ranks)[None])), carriers.values
+    if carriers.patches is not None:
+        beside = carriers.patches
+        turn = (a.unflatten(0, (-1, batch))[:, :, None] for a in backbone.angles(patch_positions(backbone, beside.places)))
+        keys = torch.cat((keys, rotate(beside.keys.flatten(3, 4), *turn)), dim=3)
+        values = torch.cat((values, beside.values.flatten(3, 4)), dim=3)
     opening = (prefix or prefix_cache(backbone, 1)).layers
-    for layer, (before, keys, values) in enumerate(zip(opening, carriers.keys, carriers.values, strict=True)):
+    for layer, (before, *rows) in enumerate(zip(opening, keys, values, strict=True)):
         first = (each.expand(batch, -1, -1, -1) for each in (before.keys, before.values))
-        pairs = zip(first, (rotate(keys, cos, sin), values), strict=True)
-        cache.update(*(torch.cat(pair, dim=2) for pair in pairs), layer)
+        cache.update(*(torch.cat(pair, dim=2) for pair in zip(first, rows, strict=True)), layer)
     return cache
 
 
+def by_carrier(backbone: Backbone, carriers: Carriers, attention: Tensor) -> Tensor:
+    """Attention [..., tokens] to what `with_carriers` gives, and any behind it, as paid to each carrier and its patches [..., carriers]."""
+    start, count = len(backbone.prefix), carriers.keys.shape[3]
+    paid = attention[..., start : start + count]
+    if carriers.patches is None:
+        return paid
+    patches = carriers.patches.places.shape[-1]
+    beside: Tensor = attention[..., start + count : start + count * (1 + patches)].unflatten(-1, (count, patches)).sum(dim=-1)
+    return paid + beside
+
+
 def attend(backbone: Backbone, carriers: Carriers, queries: int) -> Tensor:
-    """Mask [batch, queries, prefix + carriers + queries]: all of the past, and causally themselves."""
+    """Mask [batch, queries, prefix + carriers + patches + queries]: all of the past, and causally themselves.
+
+    Carriers mean nothing to a model that was never taught them: in the training-free mode only their patches are seen.
+    """
     batch, device = len(carriers.counts), backbone.device
     prefix = torch.ones(batch, len(backbone.prefix), dtype=torch.bool, device=device)
-    past = torch.cat((prefix, carriers.present), dim=1)[:, None].expand(-1, queries, -1)
+    visible = carriers.visible
+    if backbone.habits.mode == "training-free":
+        visible[:, : carriers.keys.shape[3]] = False
+    past = torch.cat((prefix, visible), dim=1)[:, None].expand(-1, queries, -1)
     causal = torch.ones(queries, queries, dtype=torch.bool, device=device).tril().expand(batch, -1, -1)
     return torch.cat((past, causal), dim=2)
 
@@ -113,31 +170,47 @@ def frame_block(backbone: Backbone, tokens: Tensor) -> Tensor:
     return torch.cat((tokens, tokens.mean(dim=-2, keepdim=True)), dim=-2)
 
 
-def frame_pass(backbone: Backbone, tokens: Tensor, past: Carriers, prefix: DynamicCache | None = None) -> tuple[Tensor, Tensor]:
-    """The streaming pass (3.2): a frame of each of a batch, seeing its own carriers of the past.
+def frame_pass(backbone: Backbone, tokens: Tensor, past: Carriers, prefix: DynamicCache | None = None) -> Carriers:
+    """The streaming pass (3.2): a frame of each of a batch, seeing its own carriers of the past; its own carrier is returned.
 
-    tokens [batch, tokens_per_frame, width]; `prefix` as in `with_carriers`. Returns the new carriers' un-rotated keys and
-    values, each [layers, batch, kv_heads, 1, head_dim].
+    tokens [batch, tokens_per_frame, width]; `prefix` as in `with_carriers`.
     """
-    blocks = frame_block(backbone, tokens)
+    return block_pass(backbone, frame_block(backbone, tokens), past, prefix)
+
+
+def block_pass(backbone: Backbone, blocks: Tensor, past: Carriers, prefix: DynamicCache | None = None) -> Carriers:
+    """`frame_pass` of blocks [batch, size, width], whose last token is the carrier; a shorter one lacks its first tokens."""
     cache = with_carriers(backbone, past, prefix)
-    positions = block_positions(backbone, next_position(backbone, past.counts)[:, None])
-    backbone.run(blocks, positions, cache, attend(backbone, past, blocks.shape[1]))
-    last = torch.tensor([cache.get_seq_length() - 1], device=backbone.device)
-    return unrotated(backbone, cache, last, positions[..., -1:])
+    positions = block_positions(backbone, next_position(backbone, past.counts)[:, None])[..., -blocks.shape[1] :]
+    choosy = 0 < backbone.patches < backbone.tokens_per_frame
+    out = backbone.run(blocks, positions, cache, attend(backbone, past, blocks.shape[1]), attentions=choosy)
+    own = torch.arange(-blocks.shape[1] if backbone.patches else -1, 0, device=backbone.device)
+    keys, values = unrotated(backbone, cache, cache.get_seq_length() + own, positions[..., own])
+    patches = None
+    if backbone.patches:
+        every = torch.arange(backbone.tokens_per_frame, device=backbone.device).expand(*keys.shape[:2], -1)
+        chosen = most_looked_at(out.attentions, backbone.tokens_per_frame, backbone.patches) if choosy else every
+        patches = picked(keys, values, chosen)
+    return Carriers(keys=keys[..., -1:, :], values=values[..., -1:, :], counts=torch.ones_like(past.counts), patches=patches)
 
 
 def clip_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """The pass of training: a clip's frames, each seeing itself and all earlier carriers.
 
     tokens [batch, frames, tokens_per_frame, width]. Returns the carriers' un-rotated keys and values, each
-    [layers, batch, kv_heads, frames, head_dim]: what streaming the frames one by one gives.
+    [layers, batch, kv_heads, frames, head_dim]: what streaming the frames one by one gives. Raises ValueError for a model that
+    keeps patches: no training here has a use for them.
     """
-    return masked_pass(backbone, tokens) if backbone.habits.spacing == "frame-length" else streamed_pass(backbone, tokens)
+    if backbone.patches:
+        raise ValueError("no training here teaches a model to read patches: train it with `patches` 0 in its longwatch.json")
+    if backbone.habits.spacing == "frame-length":
+        return masked_pass(backbone, tokens)
+    carriers = streamed_pass(backbone, tokens)
+    return carriers.keys, carriers.values
 
 
 def masked_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """All frames at once, under the semantic-aware causal mask (3.4); right for carriers spaced by a frame's length."""
+    """All frames at once, under the semantic-aware causal mask (3.4); right for carriers spaced by a frame's length, without patches."""
     batch, frames = tokens.shape[:2]
     blocks = frame_block(backbone, tokens).flatten(1, 2)
     size, start = backbone.tokens_per_frame + 1, len(backbone.prefix)
@@ -150,16 +223,15 @@ def masked_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return unrotated(backbone, cache, start + last, positions[..., last])
 
 
-def streamed_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Frame by frame, with gradients; right for any spacing."""
+def streamed_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
+    """Frame by frame, with gradients; right for any spacing, and with patches."""
     batch, frames = tokens.shape[:2]
-    heads, layers = backbone.config.num_key_value_heads, backbone.config.num_hidden_layers
-    keys = values = tokens.new_zeros(layers, batch, heads, 0, backbone.head_dim)
+    none = tokens.new_zeros(backbone.config.num_hidden_layers, batch, backbone.config.num_key_value_heads, 0, backbone.head_dim)
+    past = Carriers(keys=none, values=none, counts=torch.zeros(batch, dtype=torch.long, device=backbone.device))
     for i in range(frames):
-        counts = torch.full((batch,), i, device=backbone.device)
-        key, value = frame_pass(backbone, tokens[:, i], Carriers(keys=keys, values=values, counts=counts))
-        keys, values = torch.cat((keys, key), dim=3), torch.cat((values, value), dim=3)
-    return keys, values
+        made = frame_pass(backbone, tokens[:, i], past)
+        past = past.followed_by(made) if i else made
+    return past
 
 
 def semantic_mask(frames: int, size: int, prefix: int, device: torch.device) -> Tensor:

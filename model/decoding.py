@@ -1,10 +1,60 @@
-"""An answer's words, one after the other."""
+"""Reading questions, and an answer's words one after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from model.backbone import Backbone
+from model.context import Carriers, attend, next_position, with_carriers
+
+LONGEST = 48  # tokens of an answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Read:
+    """Questions, read to where their answers begin."""
+
+    logits: Tensor  # [batch, words] of each answer's first token
+    cache: DynamicCache  # `[prefix][carriers][question]`, padded
+    seen: Tensor  # [batch, columns of the cache], true for what an answer looks at: all but padding
+    positions: Tensor  # [batch] of each answer's first token
+    attention: Tensor | None  # [layers, batch, heads, columns] from where each answer begins
+
+
+def read(
+    backbone: Backbone, carriers: Carriers, suffixes: Sequence[Sequence[int]], prefix: DynamicCache, *, attention: bool = False
+) -> Read:
+    """Read one question over each set of carriers, all in one pass. A suffix is `Backbone.suffix` of a question.
+
+    `prefix` as in `with_carriers`. A model that attends in fused kernels cannot tell its `attention`.
+    """
+    device = backbone.device
+    lengths = torch.tensor([len(each) for each in suffixes], device=device)
+    width = max(map(len, suffixes))
+    padded = torch.tensor([[*each, *[0] * (width - len(each))] for each in suffixes], device=device)
+    at, begin = torch.arange(width, device=device), next_position(backbone, carriers.counts)
+    cache = with_carriers(backbone, carriers, prefix)
+    mask = attend(backbone, carriers, width)  # a question's padding is behind it: nothing of it is seen but by itself
+    out = backbone.run(backbone.embed(padded), begin[:, None] + at, cache, mask, attentions=attention)
+    rows, last = torch.arange(len(suffixes), device=device), lengths - 1
+    seen = mask[:, -1].clone()
+    seen[:, -width:] = at < lengths[:, None]
+    return Read(
+        logits=backbone.logits(out.last_hidden_state[rows, last]),
+        cache=cache,
+        seen=seen,
+        positions=begin + lengths,
+        attention=torch.stack([layer[rows, :, last] for layer in out.attentions]) if attention else None,
+    )
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest word of each row of scores [..., words], and its probability in float64."""
+    probability, word = logits.double().softmax(-1).max(-1)
+    return word, probability
 
 
 def greedy(backbone: Backbone, logits: Tensor, cache: DynamicCache, position: int, longest: int) -> tuple[list[int], float]:
@@ -15,9 +65,9 @@ def greedy(backbone: Backbone, logits: Tensor, cache: DynamicCache, position: in
     tokens: list[int] = []
     sureness = 1.0
     while len(tokens) < longest:
-        odds = logits.double().softmax(-1)
-        token = int(odds.argmax())
-        sureness *= float(odds[token])
+        word, probability = likeliest(logits)
+        token = int(word)
+        sureness *= float(probability)
         if token in backbone.ends:
             break
         tokens.append(token)

@@ -27,7 +27,7 @@ class Read:
     logits: Tensor  # [words] of the answer's first token
     cache: DynamicCache
     position: int  # of the answer's first token
-    attention: Tensor  # [frames] paid to each frame from there, mean over layers and heads
+    attention: Tensor  # [frames] paid to each frame from there, mean over the evidence heads, or over all
 
 
 @torch.inference_mode()
@@ -59,12 +59,14 @@ def read(backbone: Backbone, question: str, frames: Sequence[Frame]) -> Read:
         backbone.run(inputs[:, part], positions[..., part], cache, _causal(part))
     rest = torch.arange(len(ids) - len(suffix), len(ids), device=backbone.device)
     out = backbone.run(inputs[:, rest], positions[..., rest], cache, _causal(rest), attentions=True)
-    looks = torch.stack([layer[0, :, -1] for layer in out.attentions]).double().mean((0, 1))[visual]
+    looks = torch.stack([layer[0, :, -1] for layer in out.attentions])[..., visual].double()  # [layers, heads, visual tokens]
+    taught = backbone.habits.evidence_heads
+    paid = torch.stack([looks[at] for at in taught]).mean(0) if taught else looks.mean((0, 1))
     return Read(
         logits=backbone.logits(out.last_hidden_state[0, -1]),
         cache=cache,
         position=int(positions.max()) + 1,
-        attention=looks[: len(frames) * backbone.tokens_per_frame].unflatten(0, (len(frames), -1)).sum(1),
+        attention=paid[: len(frames) * backbone.tokens_per_frame].unflatten(0, (len(frames), -1)).sum(1),
     )
 
 

@@ -3,20 +3,24 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
 from model.backbone import Backbone
+from model.hours import Table, hours, misleading
 from model.images import normalise
 from model.probe import SUBJECTS, WALKING, told
 from model.prompt import prompt
-from simulator.questions import FAMILIES, Quiz, ask, describe, direction, order, presence, presence_now
+from simulator.questions import FAMILIES, Quiz, ask, camera, describe, direction, lookalike, order, presence, presence_now, when
 from simulator.visits import CAMERAS, WIDTH
 from simulator.watching import Shot, Watch
 from simulator.world import Sighting, Site
@@ -28,7 +32,8 @@ SHAPES = {
 }
 
 
-HARD = (order, direction)  # learnt last, and so asked more often
+# Learnt last, and so asked more often; else a model takes any car for the red one that is asked about.
+HARD = (order, direction, *(partial(family, pick=lookalike) for family in (presence, presence_now, when, camera, direction)))
 
 
 class Library:
@@ -37,21 +42,30 @@ class Library:
     def __init__(self, folder: Path, backbone: Backbone, sites: int | None = None) -> None:
         self.times: list[np.ndarray[Any, Any]] = []
         self.truth: list[list[list[tuple[Sighting, ...]]]] = []  # site, camera, second
-        features, tellings = [], []
+        tellings, paths = [], sorted(folder.glob("*.npz"))[:sites]
         cache = folder / f"seen-{_digest(backbone)}"
         cache.mkdir(exist_ok=True)
-        for path in track(sorted(folder.glob("*.npz"))[:sites], description="looking"):
+        for i, path in enumerate(track(paths, description="looking")):
             film = np.load(path, allow_pickle=False)
             site = Site(int(path.stem))
             self.times.append(film["times"])
             self.truth.append([[site.sightings(c, t) for t in row] for c, row in zip(CAMERAS, film["times"], strict=True)])
             tellings.append(_told(self.truth[-1]))
-            features.append(_seen(backbone, film, cache / f"{path.stem}.npy"))
-        self._features: Tensor = torch.stack(features)  # [sites, 2 mirrored, cameras, seconds, patches, width] float16
+            seen = _seen(backbone, film, cache / f"{path.stem}.npy")
+            if i == 0:  # [sites, 2 mirrored, cameras, seconds, patches, width] float16, once: it is most of the memory
+                self._features: Tensor = seen.new_empty(len(paths), *seen.shape)
+            self._features[i] = seen
         self._told: Tensor = torch.stack(tellings)  # [sites, 2 mirrored, cameras, seconds, what the probe reads]
+
+        self.resembling: Table | None = None  # what `model.hours` wrote
 
     def __len__(self) -> int:
         return len(self.times)
+
+    @property
+    def showing(self) -> NDArray[np.float32]:
+        """Which frames show which subjects [sites, 2 mirrored, cameras, seconds, SUBJECTS]: 1, 0 or, where barely, NaN."""
+        return self._told[..., : len(SUBJECTS)].numpy()
 
     def shots(self, site: int, camera: int, seconds: Sequence[int], mirrored: bool) -> list[Shot]:
         """The truth of some seconds of a camera."""
@@ -62,9 +76,9 @@ class Library:
         """Features [clips, frames, patches, width] of a batch's clips."""
         return self._features[_index(batch)].float()
 
-    def footage(self, site: int) -> Tensor:
+    def footage(self, site: int, mirrored: int = 0) -> Tensor:
         """All of a site's features [cameras, seconds, patches, width]."""
-        return self._features[site, 0].float()
+        return self._features[site, mirrored].float()
 
     def subjects(self, site: int) -> Tensor:
         """What all of a site's frames show [cameras, seconds, SUBJECTS]: 1, 0 or, where barely, NaN."""
@@ -143,7 +157,12 @@ class Example:
 
 
 def batch_of(library: Library, stage: str, tokenizer: Any, r: Random) -> Batch:
-    """Draw a batch: very short clips with nothing asked (stage "frames"), or clips with questions (stage "questions")."""
+    """Draw a batch: very short clips with nothing asked (stage "frames"), or clips with questions.
+
+    "questions" are over clips of one site; "hours" are over passages of many sites, as if they were one memory's (`model.hours`).
+    """
+    if stage == "hours":
+        return _collate(*_hours(library, r), tokenizer)
     clips: list[list[int]] = []
     examples: list[Example] = []
     frames, watched, sites = r.choice(SHAPES[stage])
@@ -172,15 +191,27 @@ def _questions(shots: list[Shot], base: int, frames: int, r: Random) -> list[Exa
     """Questions over each camera alone and over several together; shots are camera by camera."""
     examples = []
     watched = len(shots) // frames
-    for camera in range(watched):
-        alone = range(camera * frames, (camera + 1) * frames)
+    for each in range(watched):
+        alone = range(each * frames, (each + 1) * frames)
         for _ in range(2):
-            examples += _over(shots, alone, base, (*FAMILIES, *HARD, presence, presence_now, describe), r)
+            examples += _over(shots, alone, base, (*FAMILIES, *HARD, describe), r)
     for _ in range(5):
         cameras = r.sample(range(watched), r.randint(2, watched))
         some = [i for c in cameras for i in range(c * frames, (c + 1) * frames)]
         examples += _over(shots, some, base, (*FAMILIES, *HARD), r)
     return examples
+
+
+def _hours(library: Library, r: Random) -> tuple[list[list[int]], list[Example]]:
+    """Clips of what is easily mistaken, and questions over passages of them: about that, and about what else there is cause for."""
+    assert library.resembling is not None
+    subject, clips = misleading(library.resembling, library.showing, r)
+    shots = [library.shots(site, camera, seconds, bool(mirrored)) for site, mirrored, camera, *seconds in clips]
+    examples = []
+    for each in islice(hours(shots, subject, r), 12):
+        asked = (ask(each.watch, r, family) for family in (*each.families, *each.families, *FAMILIES))
+        examples += [Example(context=each.context, quiz=quiz, looks=_looks(quiz, each.watch)) for quiz in asked if quiz]
+    return clips, examples
 
 
 def _over(shots: list[Shot], some: Sequence[int], base: int, families: Sequence[Any], r: Random) -> list[Example]:

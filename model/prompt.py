@@ -5,6 +5,7 @@ from typing import Any
 from pipeline.core import LongwatchError
 
 VIDEO = "<video>"  # where the templates of LLaVA-OneVision put the frames; other families have a token of their own
+TEXT = 128  # positions left for a question and its answer
 _WORDS = "\ue000"  # stands for the analyst's words while the template is filled in
 
 

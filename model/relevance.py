@@ -6,18 +6,37 @@ question's from the language model's reading of the question alone. Their produc
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from model.arrays import to_numpy, to_tensor
 from model.backbone import Backbone
-from pipeline.core import VECTOR
+from pipeline.core import VECTOR, Carrier
 
 FILE = "relevance.safetensors"
+
+
+class Head(Protocol):
+    """What tells a model's carriers apart by what questions are about."""
+
+    @property
+    def digest(self) -> str:
+        """Names it: vectors of another mean nothing to its questions."""
+
+    def vectors(self, backbone: Backbone, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+        """Of each carrier [carriers, VECTOR]."""
+
+    def sought(self, backbone: Backbone, question: str) -> NDArray[np.float32]:
+        """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there."""
 
 
 class Relevance(nn.Module):
@@ -42,6 +61,15 @@ class Relevance(nn.Module):
         for name, tensor in sorted(self.state_dict().items()):
             told.update(name.encode() + tensor.cpu().numpy().tobytes())
         return told.hexdigest()[:16]
+
+    def vectors(self, backbone: Backbone, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+        """See `Head`."""
+        kv = to_tensor(np.stack([carrier.kv for carrier in carriers]), backbone.device, torch.float32)
+        return to_numpy(self.carriers(kv))
+
+    def sought(self, backbone: Backbone, question: str) -> NDArray[np.float32]:
+        """See `Head`."""
+        return to_numpy(self.questions(read(backbone, question)[None])[0])
 
     def carriers(self, kv: Tensor) -> Tensor:
         """kv [n, layers, 2, kv_heads, head_dim] to vectors [n, VECTOR]; the last entry is 1 and takes the question's bias."""

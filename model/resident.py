@@ -148,10 +148,15 @@ class Fresh:
 class Resident:
     """Prefill for cameras that live in slots on the device. Not thread-safe.
 
-    With `graphs`, a batch of full memories is recorded once for each size of batch and then replayed (CUDA only).
+    With `graphs`, a batch of full memories is recorded once for each size of batch and then replayed (CUDA only). Raises
+    ValueError for a model whose live memory follows another policy than the paper's, or that keeps patches.
     """
 
     def __init__(self, backbone: Backbone, *, cameras: int, live: int | None = None, graphs: bool = False) -> None:
+        if (policy := backbone.habits.live_policy) != "paper":
+            raise ValueError(f"memories on the device follow the paper's policy, not {policy!r}")
+        if backbone.patches:
+            raise ValueError("memories on the device keep no patches")
         self.backbone = backbone
         self.memories = Memories(backbone, cameras, live or backbone.habits.live)
         self._ages = [0] * cameras  # as `memories.counts`, known without asking the device

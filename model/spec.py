@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import xxhash
 
+from pipeline.core import Mode
+
 UNTOLD = (
     "transformers_version",
     "architectures",
@@ -19,6 +21,7 @@ UNTOLD = (
     "id2label",
     "label2id",
 )
+METHODS: dict[Mode, str] = {"carriers": "videoscan-1", "training-free": "rekv-1"}  # what a frame sees of those before it
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -37,19 +40,24 @@ class ModelSpec:
     preprocessing: str  # height and width, mean and std of the pictures
     prompt: str  # digest of tokenizer and template
     positions: str = "frame-length"  # how far apart carriers stand: a frame's length, as in the paper's training, or one
-    method: str = "videoscan-1"
+    patches: int = 0  # visual tokens of a frame kept beside its carrier
+    method: str = METHODS["carriers"]
 
     @property
     def fingerprint(self) -> str:
         """A short name that changes with any field."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        told = {name: value for name, value in asdict(self).items() if (name, value) != ("patches", 0)}  # as before there were any
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def carrier_bytes(self) -> int:
-        """Size of a carrier's keys and values in `dtype` and of its embedding, which numpy cannot hold in bfloat16: it takes float32."""
-        embedding = 4 if self.dtype == "bfloat16" else WIDTHS[self.dtype]
-        return embedding * self.hidden + WIDTHS[self.dtype] * self.layers * 2 * self.kv_heads * self.head_dim
+        """Size of a carrier's keys and values in `dtype`, of its patches', and of its embedding, which numpy cannot hold in bfloat16:
+        it takes float32.
+        """
+        embedding = self.hidden * (4 if self.dtype == "bfloat16" else WIDTHS[self.dtype])
+        row = WIDTHS[self.dtype] * 2 * self.kv_heads * self.head_dim
+        return embedding + self.layers * (row + self.patches * (row + 2))
 
 
 def identity(net: Any) -> str:
@@ -59,7 +67,16 @@ def identity(net: Any) -> str:
 
 
 def described(
-    net: Any, *, backbone: str, words: object, head_dim: int, tokens_per_frame: int, preprocessing: str, positions: str
+    net: Any,
+    *,
+    backbone: str,
+    words: object,
+    head_dim: int,
+    tokens_per_frame: int,
+    preprocessing: str,
+    positions: str,
+    patches: int,
+    mode: Mode = "carriers",
 ) -> ModelSpec:
     """The spec of a network of transformers' with a `text_config`; `backbone` names it, `words` is all that shapes its prompts."""
     text = net.config.text_config
@@ -76,6 +93,8 @@ def described(
         preprocessing=preprocessing,
         prompt=_digest(json.dumps(words)),
         positions=positions,
+        patches=patches,
+        method=METHODS[mode],
     )
 
 

@@ -9,10 +9,11 @@ both, so its features are computed once.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from model.probe import Probe
 
 EVIDENCE_LAYER, EVIDENCE_HEADS = 3, (0, 1)  # these are taught to look at what shows the answer
 EVIDENCE_WEIGHT, PROBE_WEIGHT = 0.7, 0.5
+HOURS = 0.5  # of the batches with questions, where it is known what is easily mistaken (`model.hours`)
 PROBE_RATE = 0.3  # of the learning rate: the probe's many inputs move together
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
@@ -54,11 +56,16 @@ class Losses:
     words: Tensor
     evidence: Tensor
     right: Tensor  # [n] bool, answers right word for word
+    families: list[str]  # [n] of their questions
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
         return PROBE_WEIGHT * self.probe + self.words + EVIDENCE_WEIGHT * self.evidence
+
+
+Teach = Callable[[Backbone, Probe, Library, Batch], Losses]
+"""What one batch is taught by."""
 
 
 def carriers(backbone: Backbone, library: Library, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -72,7 +79,8 @@ def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch) -> 
     keys, values = carriers(backbone, library, batch)
     scores, truth = probe(keys, values), library.told(batch)
     words, evidence, right = answers(backbone, keys, values, batch) if batch.families else (torch.zeros(()), torch.zeros(()), torch.ones(0))
-    return Losses(probe=Probe.loss(scores, truth), told=Probe.right(scores, truth), words=words, evidence=evidence, right=right)
+    told = Probe.right(scores, truth)
+    return Losses(probe=Probe.loss(scores, truth), told=told, words=words, evidence=evidence, right=right, families=batch.families)
 
 
 def answers(backbone: Backbone, keys: Tensor, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,12 +90,20 @@ def answers(backbone: Backbone, keys: Tensor, values: Tensor, batch: Batch) -> t
     positions = next_position(backbone, past.counts)[:, None] + torch.arange(length)
     mask = attend(backbone, past, length)
     out = backbone.run(backbone.embed(batch.tokens[:, :-1]), positions, with_carriers(backbone, past), mask, attentions=True)
-    target = batch.tokens[:, 1:].masked_fill(~batch.answer[:, 1:], -100)
+    words, right, asked = words_loss(backbone, out.last_hidden_state, batch.tokens, batch.answer)
+    look = out.attentions[EVIDENCE_LAYER][:, list(EVIDENCE_HEADS)]  # [n, heads, length, prefix + carriers + text]
+    on_carriers = look[..., len(backbone.prefix) :][..., : batch.context.shape[1]]
+    return words, evidence_loss(on_carriers, look.sum(-1), batch.evidence, asked), right
+
+
+def words_loss(backbone: Backbone, hidden: Tensor, tokens: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of the words, which answers [n] are right word for word, and where [n, length - 1] an answer's words are told."""
+    target = tokens[:, 1:].masked_fill(~answer[:, 1:], -100)
     asked = target >= 0
-    logits = backbone.logits(out.last_hidden_state[asked])
+    logits = backbone.logits(hidden[asked])
     wrong = torch.zeros_like(asked).masked_scatter(asked, logits.argmax(-1) != target[asked])
     words = _each_alike(nn.functional.cross_entropy(logits, target[asked], reduction="none"), asked)
-    return words, evidence_loss(backbone, out.attentions, batch, asked), ~wrong.any(1)
+    return words, ~wrong.any(1), asked
 
 
 def _each_alike(loss: Tensor, asked: Tensor) -> Tensor:
@@ -102,14 +118,14 @@ def _chosen(keys: Tensor, values: Tensor, batch: Batch) -> Carriers:
     return Carriers(keys=chosen_keys, values=chosen_values, counts=batch.counts)
 
 
-def evidence_loss(backbone: Backbone, attentions: tuple[Tensor, ...], batch: Batch, asked: Tensor) -> Tensor:
-    """With every word of the answer, each evidence head is to look at the carriers that show it, or at none of them."""
-    prefix, carriers = len(backbone.prefix), batch.context.shape[1]
-    look = attentions[EVIDENCE_LAYER][:, list(EVIDENCE_HEADS)]  # [n, heads, length, prefix + carriers + text]
-    on_carriers = look[..., prefix : prefix + carriers]
-    shown = (on_carriers * batch.evidence[:, :, None]).sum(-1)
-    elsewhere = look.sum(-1) - on_carriers.sum(-1)
-    mass = torch.where(batch.evidence.any(-1)[..., None], shown, elsewhere)
+def evidence_loss(on_carriers: Tensor, on_all: Tensor, evidence: Tensor, asked: Tensor) -> Tensor:
+    """With every word of the answer, each evidence head is to look at the carriers that show it, or at none of them.
+
+    Attention `on_carriers` [n, heads, length, carriers] and `on_all` that there is [n, heads, length]; `evidence` [n, heads, carriers].
+    """
+    shown = (on_carriers * evidence[:, :, None]).sum(-1)
+    elsewhere = on_all - on_carriers.sum(-1)
+    mass = torch.where(evidence.any(-1)[..., None], shown, elsewhere)
     loss = -(mass + 1e-4).log().mean(1)  # [n, length]
     return _each_alike(loss[asked], asked)
 
@@ -123,10 +139,13 @@ def batches(library: Library, stage: str, tokenizer: object, seed: str) -> Itera
     """An endless stream of batches."""
     r = Random(seed)
     while True:
-        yield batch_of(library, stage, tokenizer, r)
+        drawn = "hours" if stage == "questions" and library.resembling is not None and r.random() < HOURS else stage
+        yield batch_of(library, drawn, tokenizer, r)
 
 
-def train(backbone: Backbone, probe: Probe, library: Library, stage: str, minutes: float, rate: float, out: Path) -> None:
+def train(
+    backbone: Backbone, probe: Probe, library: Library, stage: str, minutes: float, rate: float, out: Path, teach: Teach = losses
+) -> None:
     """Train one stage for a given time, showing progress and saving as it goes."""
     weights = [p for p in backbone.net.parameters() if p.requires_grad]
     groups = [{"params": weights, "share": 1.0}, {"params": [*probe.parameters()], "share": PROBE_RATE}]
@@ -140,13 +159,13 @@ def train(backbone: Backbone, probe: Probe, library: Library, stage: str, minute
             break
         for group in optimiser.param_groups:
             group["lr"] = group["share"] * rate * schedule(done, step)
-        lost = losses(backbone, probe, library, batch)
+        lost = teach(backbone, probe, library, batch)
         optimiser.zero_grad()
         lost.total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         told.append(lost.told)
-        for family, hit in zip(batch.families, lost.right.tolist(), strict=True):
+        for family, hit in zip(lost.families, lost.right.tolist(), strict=True):
             tally.setdefault(family, []).append(hit)
         if time.monotonic() - shown > 60:
             shown = time.monotonic()
@@ -176,18 +195,32 @@ def save(backbone: Backbone, out: Path) -> None:
 
 
 def main(
-    footage: Path, tower: Path, out: Path, frames: float = 10, questions: float = 60, rate: float = 1.2e-3, resume: Path | None = None
+    footage: Path,
+    tower: Path,
+    out: Path,
+    frames: float = 10,
+    questions: float = 60,
+    rate: float = 1.2e-3,
+    resume: Path | None = None,
+    resembling: Annotated[Path | None, typer.Option(help="What model.hours wrote: also ask over what is easily mistaken.")] = None,
 ) -> None:
     """Train both stages for the given minutes; `--resume` starts from a saved model's language half instead of a fresh one."""
-    backbone = untrained(tower)
-    if resume:
-        saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
-        backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
+    backbone = beginning(tower, resume)
     library = Library(footage, backbone)
+    library.resembling = None if resembling is None else np.load(resembling, allow_pickle=False)
     probe = Probe(backbone.spec.layers, backbone.spec.kv_heads, backbone.head_dim)
     if frames:
         train(backbone, probe, library, "frames", frames, 1.5e-3, out)
     train(backbone, probe, library, "questions", questions, rate, out)
+
+
+def beginning(tower: Path, resume: Path | None) -> Backbone:
+    """The embedded model to be trained: with a saved model's language half, or a fresh one."""
+    backbone = untrained(tower)
+    if resume:
+        saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
+        backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
+    return backbone
 
 
 def _tower(backbone: Backbone) -> dict[str, Tensor]:

@@ -12,14 +12,15 @@ from transformers import DynamicCache
 
 from model.arrays import numpy_dtype, to_numpy, to_tensor
 from model.backbone import Backbone
-from model.context import Carriers, attend, frame_pass, next_position, prefix_cache, with_carriers
-from model.decoding import greedy
+from model.context import Carriers, by_carrier, frame_pass, next_position, prefix_cache
+from model.decoding import LONGEST, Read, greedy
+from model.decoding import read as read_questions
 from model.memory import LiveMemory
-from model.relevance import Relevance, read
+from model.patches import PatchBatch
+from model.prompt import TEXT
+from model.relevance import Head
 from pipeline import prefiller
-from pipeline.core import Carrier, CarrierKey, Frame, LongwatchError, TimeRange
-
-TEXT = 128  # positions left for a question and its answer
+from pipeline.core import Carrier, CarrierKey, Frame, LivePolicy, LongwatchError, Patches, TimeRange
 
 
 class ForeignCarrier(LongwatchError):
@@ -45,12 +46,16 @@ class VideoScan:
     Raises ContextTooShort if a full memory, or a full budget and a question, would stand further back than the backbone knows.
     """
 
-    def __init__(self, backbone: Backbone, *, live: int | None = None, relevance: Relevance | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, *, live: int | None = None, policy: LivePolicy | None = None, relevance: Head | None = None
+    ) -> None:
         self.backbone = backbone
         self.head = relevance.digest if relevance else None
         self._relevance = relevance
-        self.budget = backbone.habits.budget
+        self.mode = backbone.habits.mode
+        self.budget, self.recent = backbone.habits.budget, backbone.habits.recent
         self._live = live or backbone.habits.live
+        self._policy = policy or backbone.habits.live_policy
         self.fingerprint = backbone.spec.fingerprint
         self._yes = self._answers("yes", "Yes")
         self._no = self._answers("no", "No")
@@ -66,7 +71,7 @@ class VideoScan:
 
     def memory(self, carriers: Sequence[Carrier] = ()) -> LiveMemory:
         """A live memory for one camera, of the bounded size (M in the paper)."""
-        return LiveMemory(self._live, carriers)
+        return LiveMemory(self._live, carriers, self._policy)
 
     @torch.inference_mode()
     def prefill(self, frames: Sequence[Frame], memories: Sequence[prefiller.LiveMemory]) -> list[Carrier]:
@@ -76,29 +81,25 @@ class VideoScan:
         """
         tokens = self.backbone.see([frame.image for frame in frames])
         past = self._collate([memory.carriers for memory in memories])
-        keys, values = frame_pass(self.backbone, tokens, past, self._prefix)
-        kv = to_numpy(torch.stack((keys, values))[..., 0, :].permute(2, 1, 0, 3, 4))  # [batch, layers, 2, heads, dim]
+        made = frame_pass(self.backbone, tokens, past, self._prefix)
+        kv = to_numpy(torch.stack((made.keys, made.values))[..., 0, :].permute(2, 1, 0, 3, 4))  # [batch, layers, 2, heads, dim]
         embeddings = tokens.mean(1)[:, : self.backbone.hidden]
         means = embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings  # to be numbers, in numpy too
-        return [self._carrier(frame, mean, made) for frame, mean, made in zip(frames, to_numpy(means), kv, strict=True)]
+        parts = zip(frames, to_numpy(means), kv, _patches(made), strict=True)
+        return [self._carrier(*part) for part in parts]
 
     @torch.inference_mode()
     def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
         """What the relevance of carriers is scored on [carriers, VECTOR]; None without a head."""
-        if self._relevance is None:
-            return None
-        kv = to_tensor(np.stack([carrier.kv for carrier in carriers]), self.backbone.device, torch.float32)
-        return to_numpy(self._relevance.carriers(kv))
+        return None if self._relevance is None else self._relevance.vectors(self.backbone, carriers)
 
     @torch.inference_mode()
     def sought(self, question: str) -> NDArray[np.float32] | None:
         """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there; None without a head."""
-        if self._relevance is None:
-            return None
-        return to_numpy(self._relevance.questions(read(self.backbone, question)[None])[0])
+        return None if self._relevance is None else self._relevance.sought(self.backbone, question)
 
     @torch.inference_mode()
-    def decode(self, question: str, carriers: Sequence[Carrier], *, longest: int = 48) -> Decoded:
+    def decode(self, question: str, carriers: Sequence[Carrier], *, longest: int = LONGEST) -> Decoded:
         """Answer from carriers in order of time (the second phase), greedily, with at most `longest` tokens.
 
         Raises ForeignCarrier if one of them was made by another model.
@@ -115,27 +116,29 @@ class VideoScan:
         yes, no = float(odds[self._yes].sum()), float(odds[self._no].sum())
         return Decoded(text="yes" if yes >= no else "no", probability=yes / (yes + no), attention=attention)
 
-    def _ask(self, question: str, carriers: Sequence[Carrier]) -> tuple[Tensor, NDArray[np.float64], DynamicCache, int]:
-        """Scores of the answer's first token, the attention per carrier, and where to go on from."""
-        for carrier in carriers:
+    @torch.inference_mode()
+    def read(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> tuple[Read, list[NDArray[np.float64]]]:
+        """Read a question over each set of carriers, all in one pass; and the attention paid to each carrier. Raises ForeignCarrier."""
+        for carrier in (carrier for carriers in sets for carrier in carriers):
             if carrier.fingerprint != self.fingerprint:
                 raise ForeignCarrier(f"carrier {carrier.key} was made by model {carrier.fingerprint}, this is {self.fingerprint}")
-        past = self._collate([carriers])
-        suffix = torch.tensor([self.backbone.suffix(question)], device=self.backbone.device)
-        start = int(next_position(self.backbone, past.counts))
-        positions = start + torch.arange(suffix.shape[1], device=self.backbone.device)[None]
-        cache = with_carriers(self.backbone, past, self._prefix)
-        mask = attend(self.backbone, past, suffix.shape[1])
-        out = self.backbone.run(self.backbone.embed(suffix), positions, cache, mask, attentions=True)
-        logits = self.backbone.logits(out.last_hidden_state[0, -1])
-        return logits, self._evidence(out.attentions, len(carriers)), cache, start + suffix.shape[1]
+        suffixes = [self.backbone.suffix(question) for question in questions]
+        past = self._collate(sets)
+        told = read_questions(self.backbone, past, suffixes, self._prefix, attention=True)
+        assert told.attention is not None
+        paid = by_carrier(self.backbone, past, told.attention)
+        return told, [self._evidence(paid[:, i, :, : len(carriers)]) for i, carriers in enumerate(sets)]
 
-    def _evidence(self, attentions: Any, count: int) -> NDArray[np.float64]:
-        """Attention from where the answer begins to each carrier, averaged over the evidence heads."""
-        start = len(self.backbone.prefix)
+    def _ask(self, question: str, carriers: Sequence[Carrier]) -> tuple[Tensor, NDArray[np.float64], DynamicCache, int]:
+        """Scores of the answer's first token, the attention per carrier, and where to go on from."""
+        told, (attention,) = self.read([question], [carriers])
+        return told.logits[0], attention, told.cache, int(told.positions[0])
+
+    def _evidence(self, attention: Tensor) -> NDArray[np.float64]:
+        """Attention [layers, heads, carriers] from where the answer begins, to each with its patches, averaged over the evidence heads."""
         heads = self.backbone.habits.evidence_heads
-        taught = heads or [(layer, head) for layer in range(len(attentions)) for head in range(attentions[0].shape[1])]
-        rows = torch.stack([attentions[layer][0, head, -1, start : start + count] for layer, head in taught])
+        taught = heads or [(layer, head) for layer in range(attention.shape[0]) for head in range(attention.shape[1])]
+        rows = torch.stack([attention[layer, head] for layer, head in taught])
         paid = rows.double().mean(0)
         # Heads that were never taught rest mostly on the prefix: only how they divide what is left says something.
         return (paid if heads else paid / paid.sum()).cpu().numpy()
@@ -148,18 +151,48 @@ class VideoScan:
             for place, carrier in zip(row, carriers, strict=False):
                 place[...] = carrier.kv
         tensor = to_tensor(kv, device, self.backbone.dtype).permute(3, 2, 0, 4, 1, 5)
-        return Carriers(keys=tensor[0], values=tensor[1], counts=torch.tensor([len(s) for s in sets], device=device))
+        counts = torch.tensor([len(s) for s in sets], device=device)
+        return Carriers(keys=tensor[0], values=tensor[1], counts=counts, patches=self._beside(sets, longest))
 
-    def _carrier(self, frame: Frame, embedding: NDArray[Any], kv: NDArray[Any]) -> Carrier:
+    def _beside(self, sets: Sequence[Sequence[Carrier]], longest: int) -> PatchBatch | None:
+        """The patches of carriers that have any."""
+        spec, device = self.backbone.spec, self.backbone.device
+        if not spec.patches:
+            return None
+        kv = np.zeros((len(sets), longest, spec.layers, 2, spec.kv_heads, spec.patches, spec.head_dim), numpy_dtype(spec.dtype))
+        places = np.zeros((len(sets), longest, spec.layers, spec.patches), np.int64)
+        kept = np.zeros((len(sets), longest), np.bool_)
+        for row, carriers in enumerate(sets):
+            for at, carrier in enumerate(carriers):
+                if (own := carrier.patches) is None:
+                    continue
+                if own.places.shape != places.shape[2:] or own.places.max() >= spec.tokens_per_frame:
+                    raise ForeignCarrier(f"carrier {carrier.key} has patches that no frame of this model has")
+                kv[row, at], places[row, at], kept[row, at] = own.kv, own.places, True
+        keys, values = to_tensor(kv, device, self.backbone.dtype).permute(3, 2, 0, 4, 1, 5, 6)
+        at_places = torch.from_numpy(places).to(device).permute(2, 0, 1, 3)
+        return PatchBatch(keys=keys, values=values, places=at_places, kept=torch.from_numpy(kept).to(device))
+
+    def _carrier(self, frame: Frame, embedding: NDArray[Any], kv: NDArray[Any], patches: Patches | None) -> Carrier:
         return Carrier(
             key=CarrierKey(camera_id=frame.camera_id, at_ms=frame.captured_ms),
             fingerprint=self.fingerprint,
             span=TimeRange(start_ms=frame.captured_ms, end_ms=frame.captured_ms),
             embedding=embedding.copy(),  # not a view, which would keep the whole batch in memory
             kv=kv.copy(),
+            patches=patches,
         )
 
     def _answers(self, *words: str) -> list[int]:
         """First tokens of the ways to write a word, with and without a space before it."""
         spelt = (self.backbone.tokenizer(form, add_special_tokens=False).input_ids for w in words for form in (w, f" {w}"))
         return sorted({tokens[0] for tokens in spelt})
+
+
+def _patches(made: Carriers) -> list[Patches | None]:
+    """The patches of new carriers, one of each camera."""
+    if (beside := made.patches) is None:
+        return [None] * len(made.counts)
+    kv = to_numpy(torch.stack((beside.keys, beside.values))[:, :, :, :, 0].permute(2, 1, 0, 3, 4, 5))  # [batch, layers, 2, heads, n, dim]
+    places = beside.places[:, :, 0].permute(1, 0, 2).cpu().numpy().astype(np.uint16)
+    return [Patches(kv=own.copy(), places=at.copy()) for own, at in zip(kv, places, strict=True)]

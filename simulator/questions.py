@@ -30,7 +30,7 @@ class Quiz:
     about: tuple[Subject, ...] = ()
 
 
-def _pick(w: Watch, r: Random, where: Sequence[int] | None = None, seen: float = 0.55) -> Subject:
+def _pick(w: Watch, r: Random, where: Sequence[int] | None, seen: float) -> Subject:
     """Something that was there, or something that could be mistaken for what was."""
     here = w.present(where)
     if here and r.random() < seen:
@@ -42,14 +42,27 @@ def _pick(w: Watch, r: Random, where: Sequence[int] | None = None, seen: float =
     return Subject(r.choice(MOVERS), r.choice(("", *COLOURS)))
 
 
+Pick = Callable[[Watch, Random, Sequence[int] | None, float], Subject]
+
+
+def lookalike(w: Watch, r: Random, where: Sequence[int] | None, seen: float) -> Subject:
+    """Something of a kind that was there, whether in this colour or in another: only the colour tells."""
+    here = w.present(where)
+    if not here:
+        return _pick(w, r, where, seen)
+    kind = r.choice(here).kind
+    worn = [t.colour for t in here if t.kind == kind]
+    return Subject(kind, r.choice(worn if r.random() < min(seen, 0.6) else [c for c in COLOURS if c not in worn] or worn))
+
+
 def _place(w: Watch, r: Random) -> str:
     """Sometimes the camera's name is in the question; which cameras are meant has been settled before."""
     return f" at the {w.cameras[0]}" if len(w.cameras) == 1 and r.random() < 0.5 else ""
 
 
-def presence_now(w: Watch, r: Random) -> Quiz | None:
+def presence_now(w: Watch, r: Random, pick: Pick = _pick) -> Quiz | None:
     """Is it there now?"""
-    subject = _pick(w, r, w.now)
+    subject = pick(w, r, w.now, 0.55)
     if not w.known(subject, w.now):
         return None
     a, place = article(subject.words(r)), _place(w, r)
@@ -66,9 +79,9 @@ def presence_now(w: Watch, r: Random) -> Quiz | None:
     return Quiz(family="presence", text=text, answer="yes" if evidence else "no", evidence=evidence, about=(subject,))
 
 
-def presence(w: Watch, r: Random) -> Quiz | None:
+def presence(w: Watch, r: Random, pick: Pick = _pick) -> Quiz | None:
     """Was it there at any time?"""
-    subject = _pick(w, r)
+    subject = pick(w, r, None, 0.55)
     if not w.known(subject):
         return None
     a, place = article(subject.words(r)), _place(w, r)
@@ -135,9 +148,9 @@ def _count(w: Watch, r: Random, where: Sequence[int] | None, templates: tuple[st
     return Quiz(family="count", text=text, answer=NUMBERS[len(found)], evidence=evidence, about=(subject,))
 
 
-def direction(w: Watch, r: Random) -> Quiz | None:
+def direction(w: Watch, r: Random, pick: Pick = _pick) -> Quiz | None:
     """Which way did it go? Asked when all that match went the same way, and were seen to move."""
-    subject = _pick(w, r, seen=0.9)
+    subject = pick(w, r, None, 0.9)
     if not w.known(subject):
         return None
     headings = {s.heading for x in w.shots for s in x.sightings if subject.matches(s) and s.visible >= HINT}
@@ -178,20 +191,20 @@ def order(w: Watch, r: Random) -> Quiz | None:
     return Quiz(family="order", text=text, answer=answer, evidence=evidence, about=(one, other))
 
 
-def camera(w: Watch, r: Random) -> Quiz | None:
+def camera(w: Watch, r: Random, pick: Pick = _pick) -> Quiz | None:
     """Which camera saw it last?"""
     text = ("Which camera saw {} last?", "Where was {} last seen?", "Where did you last see {}?", "On which camera was {} last?")
-    return _last(w, r, "camera", WHERE, text) if len(w.cameras) > 1 else None
+    return _last(w, r, "camera", WHERE, text, pick) if len(w.cameras) > 1 else None
 
 
-def when(w: Watch, r: Random) -> Quiz | None:
+def when(w: Watch, r: Random, pick: Pick = _pick) -> Quiz | None:
     """When was it last seen?"""
     text = ("When did you last see {}?", "How long ago was {} here?", "When was {} last seen?", "How long ago did you see {}?")
-    return _last(w, r, "how long ago", WHEN, text)
+    return _last(w, r, "how long ago", WHEN, text, pick)
 
 
-def _last(w: Watch, r: Random, family: str, token: str, templates: tuple[str, ...]) -> Quiz | None:
-    subject = _pick(w, r, seen=0.85)
+def _last(w: Watch, r: Random, family: str, token: str, templates: tuple[str, ...], pick: Pick) -> Quiz | None:
+    subject = pick(w, r, None, 0.85)
     evidence = w.clear(subject)
     late = [i for i in range(evidence[-1] + 1 if evidence else 0, len(w.shots)) if w.shots[i].camera]
     if not w.known(subject) or w.arguable(subject, late) and not evidence:
