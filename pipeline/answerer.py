@@ -1,21 +1,27 @@
 """From a question to an answer: choose what to look at, look, and say on what grounds."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
-from pipeline.grounding import NOT_SEEN, ground, moments, pointed
+from pipeline.batching import Decoded, Said
+from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
+from pipeline.grounding import NOT_SEEN, ground, moments, pointed, speakable
 from pipeline.rules import Judgement
 from pipeline.selection import Candidates, joined, probability, select
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
+
+
+Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token
 
 
 class Memory(Protocol):
@@ -34,26 +40,11 @@ class Memory(Protocol):
         """What was seen and could not be kept."""
 
 
-class Decoded(Protocol):
-    """What a model said, how surely, and where it looked."""
-
-    @property
-    def text(self) -> str:
-        """In the model's words."""
-
-    @property
-    def probability(self) -> float:
-        """Of those words, or of yes."""
-
-    @property
-    def attention(self) -> NDArray[Any]:
-        """Paid to each carrier."""
-
-
 class Decoder(Protocol):
     """The second phase of a model."""
 
     fingerprint: str
+    mode: Mode
 
     def sought(self, question: str) -> NDArray[np.float32] | None:
         """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there; None if it cannot tell."""
@@ -75,16 +66,41 @@ class Answerer:
         cameras: Callable[[], Sequence[str]],
         *,
         budget: int = 128,
+        recent: int = 1,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
         self._decoder = decoder
         self._memory = memory
         self._cameras = cameras
-        self._budget = budget  # carriers that one answer looks at
+        self._budget, self._recent = budget, recent  # carriers that one answer looks at; the newest of each camera among them
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
 
     def answer(self, question: Question) -> Answer:
         """Raises UnknownCamera for a camera that is not there, and NoMemory when nothing is remembered of what is asked."""
+        looked = self._look(question)
+        return looked.answer(self._decoder.decode(question.text, looked.carriers), self._decoder)
+
+    async def stream(self, question: Question, speak: Speak) -> AsyncGenerator[str | Answer, None]:
+        """The same, asked together with others: the words as they come, and at last the answer, whose text replaces them.
+
+        Its words continue one another, and hold no `<where>` and no `<when>`. Close it (`aclose`) to hang up. Raises what `answer`
+        and `speak` raise.
+        """
+        looked = await asyncio.to_thread(self._look, question)
+        shown, first_ms = "", None
+        async with aclosing(speak(question.text, looked.carriers)) as saying:
+            async for said in saying:
+                first_ms = looked.spent_ms() if first_ms is None else first_ms
+                if said.ended:
+                    yield looked.answer(said, self._decoder, first_ms)
+                    return
+                words = looked.grounded(speakable(said.text), said.attention)[0]
+                if words.startswith(shown) and words != shown:
+                    yield words[len(shown) :]
+                    shown = words
+
+    def _look(self, question: Question) -> "_Looked":
+        """Choose what to look at, and fetch it. Raises UnknownCamera and NoMemory."""
         began = time.perf_counter()
         cameras = self._meant(question)
         times = {camera: self._memory.captured(camera, question.when) for camera in cameras}
@@ -93,20 +109,9 @@ class Answerer:
         carriers = self._fetch(wanted)
         if not carriers:
             raise NoMemory(f"nothing is remembered of {', '.join(cameras) or 'any camera'}{_span_words(question.when)}")
-        decoded = self._decoder.decode(question.text, carriers)
-        evidence = pointed(decoded.text, moments([carrier.key for carrier in carriers], decoded.attention))
         now_ms = self._now_ms()
-        text = ground(decoded.text, evidence, now_ms)
-        return Answer(
-            text=text,
-            probability=decoded.probability,
-            evidence=() if text == NOT_SEEN else evidence,
-            gaps=(*unread(wanted, carriers), *gaps(times, question.when, now_ms, losses)),
-            cameras=tuple(cameras),
-            carriers=len(carriers),
-            model=self._decoder.fingerprint,
-            took_ms=(time.perf_counter() - began) * 1000,
-        )
+        missing = (*unread(wanted, carriers), *gaps(times, question.when, now_ms, losses))
+        return _Looked(began=began, cameras=tuple(cameras), carriers=carriers, gaps=missing, now_ms=now_ms)
 
     def judge(self, condition: str, camera_id: str) -> Judgement:
         """How probable a rule's condition is on a camera's newest carriers. Raises NoMemory if there are none."""
@@ -132,7 +137,7 @@ class Answerer:
         candidates = {camera: Candidates(at_ms=each) for camera, each in times.items()}
         if sum(map(len, times.values())) > self._budget and (sought := self._decoder.sought(question)) is not None:
             candidates = {camera: self._scored(camera, each, sought) for camera, each in candidates.items()}
-        return select(candidates, self._budget)
+        return select(candidates, self._budget, self._recent)
 
     def _scored(self, camera: str, carriers: Candidates, sought: NDArray[np.float32]) -> Candidates:
         """The same with their probabilities; 0 for a carrier without a vector, as if there were none for a camera without any."""
@@ -143,10 +148,47 @@ class Answerer:
         if not pieces:
             return carriers
         at_ms, logits = (np.concatenate(each) for each in zip(*pieces, strict=True))
-        return replace(carriers, scores=joined(carriers.at_ms, at_ms, probability(logits)))
+        return replace(carriers, scores=joined(carriers.at_ms, at_ms, probability(at_ms, logits)))
 
     def _fetch(self, keys: Sequence[CarrierKey]) -> list[Carrier]:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looked:
+    """What a question looks at, and what of it could not be had."""
+
+    began: float  # by the performance counter
+    cameras: tuple[str, ...]
+    carriers: Sequence[Carrier]
+    gaps: tuple[Gap, ...]
+    now_ms: int
+
+    def spent_ms(self) -> float:
+        """Since the question came."""
+        return (time.perf_counter() - self.began) * 1000
+
+    def grounded(self, text: str, attention: NDArray[Any]) -> tuple[str, tuple[Evidence, ...]]:
+        """Words that a model said, with what they point at filled in, and their evidence."""
+        evidence = pointed(text, moments([carrier.key for carrier in self.carriers], attention))
+        return ground(text, evidence, self.now_ms), evidence
+
+    def answer(self, decoded: Decoded, by: Decoder, first_ms: float | None = None) -> Answer:
+        """What came of it."""
+        text, evidence = self.grounded(decoded.text, decoded.attention)
+        took_ms = self.spent_ms()
+        return Answer(
+            text=text,
+            probability=decoded.probability,
+            evidence=() if text == NOT_SEEN else evidence,
+            gaps=self.gaps,
+            cameras=self.cameras,
+            carriers=len(self.carriers),
+            model=by.fingerprint,
+            mode=by.mode,
+            took_ms=took_ms,
+            first_ms=took_ms if first_ms is None else first_ms,
+        )
 
 
 def gaps(

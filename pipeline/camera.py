@@ -40,6 +40,11 @@ _REASONS = {
     Gst.ResourceError.NOT_FOUND: "nothing is there (404): correct the path in the camera's address, or the name of the file",
     Gst.ResourceError.OPEN_READ_WRITE: "cannot connect: check the camera's host and port, and that it is switched on",
 }
+_MEANT = {  # by what GStreamer says
+    "(Parse error)": "what answers there does not speak RTSP: check the host and the port in the camera's address",
+    "(Timeout while waiting for server response)": "it lets us connect and says nothing: restart the camera",
+    "not-linked": "there is no video in it",
+}
 
 
 class GstSource:
@@ -283,7 +288,10 @@ def _reason(error: Any, debug: str | None) -> str:
     for code, text in _REASONS.items():
         if error.matches(Gst.ResourceError.quark(), code):
             return text
-    if "not-linked" in (debug or ""):
-        return "there is no video in it"
+    for words, text in _MEANT.items():
+        if words in (debug or ""):
+            return text
     detail = (debug or "").strip().splitlines()
-    return redact(f"{error.message} {detail[-1] if detail else ''}".strip())
+    said = redact(f"{error.message} {detail[-1] if detail else ''}".strip())
+    damaged = any(error.matches(Gst.StreamError.quark(), code) for code in (Gst.StreamError.FORMAT, Gst.StreamError.DECODE))
+    return f"what it sends is damaged, or not what it was announced as: {said}" if damaged else said

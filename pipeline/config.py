@@ -61,12 +61,26 @@ class MemorySection(Section):
     """How much is kept, and for how long."""
 
     carriers: int | None = Field(default=None, ge=1)  # live ones a camera; None: as many as the model was trained for
+    live_policy: core.LivePolicy | None = None  # which of them goes; None: as the model was trained
     keep_hours: float = Field(default=24 * 14, gt=0)
     keep_pictures_hours: float = Field(default=72, gt=0)
     keep_gb_per_camera: float | None = Field(default=8, gt=0)  # 10^9 bytes, half for carriers and half for pictures; None: no limit
-    cache_mb: int = Field(default=256, ge=0)  # 10^6 bytes of carriers that a decode process keeps at hand
+    cache_mb: int = Field(default=768, ge=0)  # 10^6 bytes of carriers that a decode process keeps at hand
     form: core.Form = core.Form.INT8  # the smallest that loses nothing measurable (bench.quantise)
     key_files: tuple[Path, ...] = ()  # the first seals what is kept, all open it; none: kept in the clear
+
+
+class DecodeSection(Section):
+    """How many processes answer questions: more start as questions come together, and end as they cease."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}; raise max_replicas too")
+        return self
 
 
 class RuleSection(Section):
@@ -104,6 +118,7 @@ class Config(Section):
     token: Secret | None = Field(default=None, repr=False)
     trust_network: bool = False  # listen beyond loopback without a token: only where the network itself keeps others out
     memory: MemorySection = MemorySection()
+    decode: DecodeSection = DecodeSection()
     rules: tuple[RuleSection, ...] = ()
 
     @model_validator(mode="after")
@@ -158,7 +173,7 @@ def _in_words(problem: ErrorDetails) -> str:
 
 def _meant(loc: tuple[int | str, ...]) -> str:
     """The keys that could have been meant in the place of an unknown one."""
-    sections: dict[str, type[Section]] = {"cameras": CameraSection, "memory": MemorySection, "rules": RuleSection}
+    sections: dict[str, type[Section]] = {"cameras": CameraSection, "memory": MemorySection, "decode": DecodeSection, "rules": RuleSection}
     known = list((sections[str(loc[0])] if len(loc) > 1 else Config).model_fields)
     close = get_close_matches(str(loc[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; here may stand {', '.join(known)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 VECTOR = 32  # numbers in what the relevance of a carrier is scored on
+MAX_BYTES = 16 << 20  # of what is kept of one frame, patches too
+MAX_NUMBERS = MAX_BYTES // 4  # in one array of it, however small their coding: so much once restored
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 """bfloat16, which numpy lacks: its 16 bits under its name. See `model.arrays`."""
@@ -111,6 +113,17 @@ class CarrierKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Patches:
+    """Visual tokens of a frame that are kept beside its carrier, in each layer its own.
+
+    `kv` [layers, 2, kv_heads, patches, head_dim] as that of `Carrier`; `places` [layers, patches] where in the frame, ascending.
+    """
+
+    kv: NDArray[Any]
+    places: NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Carrier:
     """One frame's semantic carrier (arXiv 2503.09387, 3.2): the unit of put, select and evict.
 
@@ -123,6 +136,20 @@ class Carrier:
     span: TimeRange  # the time it stands for
     embedding: NDArray[Any]  # float16 or float32
     kv: NDArray[Any]  # float16, float32 or BFLOAT16
+    patches: Patches | None = None  # None: its model keeps none, or they are forgotten
+
+    @property
+    def nbytes(self) -> int:
+        """What its numbers take."""
+        beside = self.patches.kv.nbytes + self.patches.places.nbytes if self.patches else 0
+        return self.embedding.nbytes + self.kv.nbytes + beside
+
+
+Mode = Literal["carriers", "training-free"]
+"""What a model reads of a frame: the carrier that it was taught to read, or, never taught, only its visual tokens (docs/backbones.md)."""
+
+LivePolicy = Literal["paper", "recency", "uniform", "merge"]
+"""Which carrier leaves a full live memory: `model.memory`."""
 
 
 class Form(StrEnum):
@@ -151,6 +178,7 @@ class CarrierWrite:
     live: tuple[int, ...]  # at_ms of the camera's live memory after this carrier
     claim: Claim | None = None  # None: nobody else writes this camera
     vector: NDArray[np.float32] | None = None  # [VECTOR]; None: its model has no head for relevance
+    repeats: int | None = None  # at_ms of an earlier one that shows the same: where that is kept, it stands for this one as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +233,9 @@ class Answer:
     cameras: tuple[str, ...]  # looked at
     carriers: int  # looked at
     model: str  # fingerprint
+    mode: Mode
     took_ms: float
+    first_ms: float  # of these, until its first word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +281,10 @@ class BadSpan(LongwatchError):
 
 class NoMemory(LongwatchError):
     """Nothing is remembered of the cameras and the time asked about."""
+
+
+class TooLate(LongwatchError):
+    """An answer that took longer than anybody waits."""
 
 
 class Superseded(LongwatchError):

@@ -75,6 +75,13 @@ def ground(text: str, evidence: Sequence[Evidence], now_ms: int) -> str:
     return text.replace(WHERE, best.camera_id).replace(WHEN, when)
 
 
+def speakable(text: str) -> str:
+    """As much of a text that is still being said as can be shown: no part of what will be `<where>` or `<when>`, nor of a character."""
+    text = text.rstrip("\ufffd")
+    begun = [text[:at] for at in range(len(text)) if any(word.startswith(text[at:]) and word != text[at:] for word in (WHERE, WHEN))]
+    return begun[0] if begun else text
+
+
 def ago(ms: int) -> str:
     """A length of time as people say it: "40 seconds", "3 min 20 s", "2 h 5 min"."""
     s = max(0, round(ms / 1000))

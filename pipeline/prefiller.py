@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core import Carrier, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded
+from pipeline.stillness import Unchanged
 
 log = logging.getLogger(__name__)
 
 PICTURE_QUALITY = 80
+REPEAT_MS = 60_000  # a still minute is one carrier and one picture; no picture that is shown is older than that
 
 
 class LiveMemory(Protocol):
@@ -41,19 +43,22 @@ class Model(Protocol):
         """What the relevance of each is scored on [carriers, VECTOR]; None for a model that cannot tell."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Camera:
     """What a prefiller has of one camera."""
 
     claim: Claim | None
     memory: LiveMemory
+    newest_ms: int | None  # what it remembers last
+    unchanged: Unchanged = field(default_factory=lambda: Unchanged(REPEAT_MS))
 
 
 class Prefiller:
     """Turns batches of frames, at most one a camera, into carriers. Not thread-safe.
 
-    `recall` gives a camera's live memory as the store has it, so that a restarted prefiller goes on where the last one
-    stopped; `claim`, called before, takes the right to write it; `write` takes what is to be kept and must not block.
+    `recall` gives a camera's live memory as the store has it, its last span up to the newest moment that was kept, so that a
+    restarted prefiller goes on where the last one stopped; `claim`, called before, takes the right to write it; `write` takes what
+    is to be kept and must not block.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class Prefiller:
     def step(self, frames: Sequence[Frame]) -> list[Carrier]:
         """Prefill one batch. A frame whose camera's memory cannot be recalled now is skipped; the other cameras do not wait for it."""
         ready = [(frame, camera) for frame in frames if (camera := self._camera(frame.camera_id))]
-        fresh = [(frame, camera) for frame, camera in ready if _is_newer(frame, camera.memory)]
+        fresh = [(frame, camera) for frame, camera in ready if _is_newer(frame, camera)]
         self.skipped += len(frames) - len(ready)
         self.stale += len(ready) - len(fresh)
         if not fresh:
@@ -82,9 +87,13 @@ class Prefiller:
         carriers = self._model.prefill([frame for frame, _ in fresh], [camera.memory for _, camera in fresh])
         vectors = self._model.vectors(carriers)
         for (frame, camera), carrier, vector in zip(fresh, carriers, [None] * len(fresh) if vectors is None else vectors, strict=True):
-            camera.memory.add(carrier)
+            repeats = camera.unchanged.since(frame)
+            if repeats is None:
+                camera.memory.add(carrier)
+            camera.newest_ms = frame.captured_ms
             live = tuple(kept.key.at_ms for kept in camera.memory.carriers)
-            self._write(CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim, vector=vector))
+            write = CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim, vector=vector, repeats=repeats)
+            self._write(write)
         return carriers
 
     def keep_only(self, cameras: Collection[str]) -> None:
@@ -100,15 +109,17 @@ class Prefiller:
         if camera_id not in self._cameras:
             try:
                 claim = self._claim(camera_id) if self._claim else None  # first: then nobody else adds to what is recalled
-                self._cameras[camera_id] = _Camera(claim=claim, memory=self._model.memory(self._recall(camera_id)))
+                recalled = self._recall(camera_id)
+                newest_ms = recalled[-1].span.end_ms if recalled else None
+                self._cameras[camera_id] = _Camera(claim=claim, memory=self._model.memory(recalled), newest_ms=newest_ms)
             except (StoreUnavailable, Superseded) as error:
                 log.warning("the memory of %s cannot be recalled now: %s", camera_id, error)
         return self._cameras.get(camera_id)
 
 
-def _is_newer(frame: Frame, memory: LiveMemory) -> bool:
+def _is_newer(frame: Frame, camera: _Camera) -> bool:
     """A camera whose clock steps back is held until it has caught up, so that no memory is ever out of order."""
-    return not memory.carriers or frame.captured_ms > memory.carriers[-1].key.at_ms
+    return camera.newest_ms is None or frame.captured_ms > camera.newest_ms
 
 
 def jpeg(frame: Frame) -> bytes:

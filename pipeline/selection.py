@@ -2,16 +2,19 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import CarrierKey
 
+NEAR_MS = 2_000
+SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
 RELEVANT = 0.5  # a score from here on says: it shows what is asked about
-TOP, LATEST = 0.5, 0.75  # of the budget: filled so far by the highest scores, then by the latest that are relevant
+NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, the highest scores, the latest that are relevant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,10 +25,23 @@ class Candidates:
     scores: NDArray[np.float32] | None = None
 
 
-def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of logits."""
-    odds: NDArray[np.float32] = np.exp(np.minimum(-logits, np.float32(80)))  # beyond that, float32 overflows
-    return np.reciprocal(1 + odds)
+def probability(at_ms: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How probably each of some moments, ascending, shows what is asked about.
+
+    By its logit's mean with those of the moments right before and after, where these are near: what is there for seconds stands out
+    from what one picture is mistaken for. Not by more of them: what is brief would drown.
+    """
+    near = np.diff(at_ms) <= NEAR_MS
+    sure = np.clip(logits, -SUREST, SUREST)
+    odds, count = sure.copy(), np.ones(len(logits), np.float32)
+    odds[1:] += np.where(near, sure[:-1], 0)
+    odds[:-1] += np.where(near, sure[1:], 0)
+    count[1:] += near
+    count[:-1] += near
+    odds /= -count  # in place: of millions, fresh memory costs more than the arithmetic
+    np.exp(odds, out=odds)
+    odds += 1
+    return np.reciprocal(odds, out=odds)
 
 
 def joined(at_ms: NDArray[np.int64], known: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -36,17 +52,17 @@ def joined(at_ms: NDArray[np.int64], known: NDArray[np.int64], scores: NDArray[n
     return np.where(known[place] == at_ms, scores[place], np.float32(0))
 
 
-def select(candidates: Mapping[str, Candidates], budget: int) -> list[CarrierKey]:
+def select(candidates: Mapping[str, Candidates], budget: int, recent: int = 1) -> list[CarrierKey]:
     """At most `budget` carriers in order of time.
 
-    The newest of each camera are always among them, since questions mean now unless they say otherwise. Of what is relevant
-    both the surest and the latest are taken, the surest with what came just before and after; what is left goes evenly over
-    the time, so that the answer also knows what is around.
+    The newest of each camera is always among them, since questions mean now unless they say otherwise, and as many as `recent` of each
+    where that leaves room. Of what is relevant both the surest and the latest are taken, the surest with what came just before and
+    after; what is left goes evenly over the time, so that the answer also knows what is around.
     """
     if sum(len(c.at_ms) for c in candidates.values()) <= budget:
         return sorted((CarrierKey(camera_id=n, at_ms=int(at)) for n, c in candidates.items() for at in c.at_ms), key=_in_time)
     chosen: dict[CarrierKey, None] = {}
-    _take(chosen, _newest(candidates), budget)
+    _take(chosen, islice(_newest(candidates, recent), max(len(candidates), int(budget * NEWEST))), budget)
     _take(chosen, _surest(candidates, budget), int(budget * TOP))
     _take(chosen, _latest(candidates, budget), int(budget * LATEST))
     _take(chosen, _spread(candidates, tuple(chosen), budget - len(chosen)), budget)
@@ -64,20 +80,25 @@ def _take(chosen: dict[CarrierKey, None], keys: Iterable[CarrierKey], limit: int
         chosen.setdefault(key)
 
 
-def _newest(candidates: Mapping[str, Candidates]) -> Iterator[CarrierKey]:
-    """Of each camera one, the newest of all first."""
-    newest = [CarrierKey(camera_id=name, at_ms=int(c.at_ms[-1])) for name, c in candidates.items() if len(c.at_ms)]
-    yield from sorted(newest, key=_in_time, reverse=True)
+def _newest(candidates: Mapping[str, Candidates], recent: int) -> Iterator[CarrierKey]:
+    """Of each camera one, the newest of all first; then of each the one before, and so on."""
+    for back in range(1, recent + 1):
+        newest = [CarrierKey(camera_id=name, at_ms=int(c.at_ms[-back])) for name, c in candidates.items() if len(c.at_ms) >= back]
+        yield from sorted(newest, key=_in_time, reverse=True)
 
 
 def _surest(candidates: Mapping[str, Candidates], most: int) -> Iterator[CarrierKey]:
     """By score over all cameras, each with its neighbours in time; without those that nothing is known of."""
     best: list[tuple[float, str, int]] = []
+    least = np.nextafter(np.float32(0), np.float32(1))  # what it takes to be among the best so far
     for name, c in candidates.items():
-        if c.scores is not None and len(c.scores):
-            top = np.argpartition(c.scores, -min(most, len(c.scores)))[-most:]
-            best += [(float(c.scores[i]), name, int(i)) for i in top if c.scores[i] > 0]
-    for _, name, i in heapq.nlargest(most, best):
+        if c.scores is not None:
+            top = np.flatnonzero(c.scores >= least)
+            if len(top) > most:
+                top = top[np.argpartition(c.scores[top], -most)[-most:]]
+            best = heapq.nlargest(most, best + [(float(c.scores[i]), name, int(i)) for i in top])
+            least = np.float32(best[-1][0]) if len(best) == most else least
+    for _, name, i in best:
         for near in (i, i - 1, i + 1):
             if 0 <= near < len(candidates[name].at_ms):
                 yield CarrierKey(camera_id=name, at_ms=int(candidates[name].at_ms[near]))
@@ -98,8 +119,24 @@ def _spread(candidates: Mapping[str, Candidates], chosen: Iterable[CarrierKey], 
     for key in chosen:
         taken[key.camera_id].append(key.at_ms)
     names = sorted(candidates)
-    rest = [np.delete(candidates[name].at_ms, np.searchsorted(candidates[name].at_ms, taken[name])) for name in names]
-    order = np.concatenate([at_ms * len(names) + camera for camera, at_ms in enumerate(rest)])  # one number for both: no sort of millions
-    places = np.linspace(0, len(order) - 1, min(room, len(order))).round().astype(int)
-    for at_ms, camera in zip(*np.divmod(np.partition(order, places)[places], len(names)), strict=True):
+    rest = [(candidates[name].at_ms, np.sort(np.array(taken[name], np.int64))) for name in names]
+    count = sum(len(at_ms) - len(gone) for at_ms, gone in rest)
+    places = np.linspace(0, count - 1, min(room, count)).round().astype(int)
+    for at_ms, camera in zip(*np.divmod(_at(rest, places), len(rest)), strict=True):
         yield CarrierKey(camera_id=names[camera], at_ms=int(at_ms))
+
+
+def _at(rest: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What stands in some places of all times together, in order of time and then of camera, as time x cameras + camera.
+
+    `rest` has of each camera the times and which of them do not count, both ascending. By bisection: partitioning ten millions takes
+    most of a second.
+    """
+    ends = [int(end) for at_ms, _ in rest for end in at_ms[:: max(1, len(at_ms) - 1)]]
+    least, most = (np.full(len(places), end * len(rest), np.int64) for end in (min(ends, default=0), max(ends, default=0) + 1))
+    while (least < most).any():
+        middle = (least + most) // 2
+        upto = [(middle - camera) // len(rest) for camera in range(len(rest))]
+        before = sum(np.searchsorted(at, x, "right") - np.searchsorted(gone, x, "right") for (at, gone), x in zip(rest, upto, strict=True))
+        most, least = np.where(before > places, middle, most), np.where(before > places, least, middle + 1)
+    return least

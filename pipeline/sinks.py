@@ -1,8 +1,9 @@
-"""Where alerts go: a sink emits one alert once, or raises AlertDeliveryError."""
+"""Where alerts go: kept first, then told; a sink emits one alert once, or raises AlertDeliveryError."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from pipeline.core import Alert, LongwatchError
 
 TIMEOUT_S = 5.0
 FIRST_WAIT_S = 1.0
+LONGEST = 1000  # alerts in line: the registry keeps no more
 SCHEMES = ("http", "https")
 
 # httpx logs whole URLs at INFO, and a webhook's may hold a token.
@@ -66,3 +68,18 @@ def deliver(sink: Sink, alert: Alert, *, tries: int = 3, wait: Callable[[float],
             if attempt == tries - 1:
                 raise
         wait(FIRST_WAIT_S * 2**attempt)
+
+
+class Outbox:
+    """Keeps each alert, then tells of it, once and in order. Not for sharing between threads."""
+
+    def __init__(self, keep: Callable[[Alert], None], tell: Callable[[Alert], None]) -> None:
+        self._keep, self._tell = keep, tell
+        self._waiting: deque[Alert] = deque(maxlen=LONGEST)
+
+    def send(self, alerts: Iterable[Alert]) -> None:
+        """Raises what `keep` raises: what is not kept by then goes before whatever is sent next."""
+        self._waiting.extend(alerts)
+        while self._waiting:
+            self._keep(self._waiting[0])
+            self._tell(self._waiting.popleft())

@@ -1,5 +1,7 @@
 """Pictures in which nothing has changed are not worth a carrier each: which to pass on to the prefill plane."""
 
+from math import ceil
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,27 +14,40 @@ NOISE = 6.0  # or so many times what most cells change by, where a camera is noi
 MOST = 15.0  # but no more: where everything has changed, by a lamp or by the camera's own exposure, nothing may hide in it
 
 
-class StillGate:
-    """Of one camera, passes each picture that differs from the last one passed, and after `still_s` seconds any.
+class Unchanged:
+    """Of one camera, which pictures show nothing new, for at most `longest_ms`.
 
-    The comparison is with what was passed, not with the picture before, so that nothing can change too slowly to be noticed.
+    The comparison is with the last that did show something new, not with the picture before, so that nothing can change too slowly to
+    be noticed.
     """
 
-    def __init__(self, still_s: float) -> None:
-        self._still_ms = still_s * 1000
+    def __init__(self, longest_ms: int) -> None:
+        self._longest_ms = longest_ms
         self._last: tuple[int, NDArray[np.float32]] | None = None
+
+    def since(self, frame: Frame) -> int | None:
+        """When the picture is from that this one shows nothing new against; None if it does, and then it is the next to compare with."""
+        seen = cells(frame.image)
+        if self._last and frame.captured_ms - self._last[0] <= self._longest_ms and not differ(seen, self._last[1]):
+            return self._last[0]
+        self._last = frame.captured_ms, seen
+        return None
+
+
+class StillGate:
+    """Of one camera, passes each picture that differs from the last one passed, and after `still_s` seconds any."""
+
+    def __init__(self, still_s: float) -> None:
+        self._open = not still_s
+        self._unchanged = Unchanged(ceil(still_s * 1000) - 1)  # the last millisecond before
         self.still = 0  # pictures held back
 
     def passes(self, frame: Frame) -> bool:
         """Whether to hand the picture on."""
-        if not self._still_ms:
+        if self._open or self._unchanged.since(frame) is None:
             return True
-        seen = cells(frame.image)
-        if self._last and frame.captured_ms - self._last[0] < self._still_ms and not differ(seen, self._last[1]):
-            self.still += 1
-            return False
-        self._last = frame.captured_ms, seen
-        return True
+        self.still += 1
+        return False
 
 
 def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -44,8 +59,8 @@ def cells(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def differ(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
-    """Whether something is in one picture and not in the other."""
-    if a.shape != b.shape or not a.size:
+    """Whether something is in one picture and not in the other; of pictures too small to tell it is always so."""
+    if a.shape != b.shape or a.shape[0] * a.shape[1] < CELLS:
         return True
     change = np.abs(a - b).max(axis=-1)
     limit = max(LEVELS, min(MOST, NOISE * float(np.median(change))))
