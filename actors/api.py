@@ -1,7 +1,7 @@
 """The analyst API as a Ray Serve deployment."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
@@ -10,23 +10,28 @@ from fastapi import FastAPI
 from prometheus_client.core import Metric
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 
 from actors.asking import Asking, watched
+from actors.decode import DEADLINE_S
 from actors.metrics import Metrics, memory
 from actors.parts import NAMESPACE, Settings, open_store
 from actors.scrape import PATIENCE_S, PlaneDown, Source, scrape
 from actors.tracing import Trace, tracer
-from pipeline.core import Answer, LongwatchError, Question
+from pipeline.core import Answer, LongwatchError, Mode, Question, TooLate
 from storage.registry import Registry
 from storage.store import CarrierStore
 from web.api import create_app
-from web.guard import Busy, NotReady, TooLate
+from web.guard import Busy, NotReady
 
-DEADLINE_S = 60.0  # of a question, waiting and answering; what is cancelled then is dropped by the replica too
+HEALING = {  # of the deployments
+    "health_check_period_s": 1.0,  # so long may a killed replica go unnoticed
+    "graceful_shutdown_wait_loop_s": 0.1,
+    "graceful_shutdown_timeout_s": 7.0,  # what is under way is finished, if it can be by then
+}
 
 
-def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
+def deployment(settings: Settings, fingerprint: str, mode: Mode | None, token: str | None) -> Any:
     """The Serve application. Ingress takes a builder: an app made here would travel pickled, and frozen."""
 
     def app() -> FastAPI:
@@ -36,26 +41,43 @@ def deployment(settings: Settings, fingerprint: str, token: str | None) -> Any:
         metrics.reads(memory(store))
         ask = partial(watched, partial(ask_decode, decode), Asking(metrics.registry), tracer("api"))
         tell = partial(scrape, _planes(decode, store, metrics))
-        return create_app(Registry(settings.registry_url), store, ask, scrape=tell, token=token)
+        return create_app(Registry(settings.registry_url), store, ask, mode=mode, scrape=tell, token=token)
 
     options = {"num_cpus": 0.1}
-    return serve.deployment(serve.ingress(app)(), name="api", ray_actor_options=options, max_ongoing_requests=100).bind()
+    return serve.deployment(serve.ingress(app)(), name="api", ray_actor_options=options, max_ongoing_requests=100, **HEALING).bind()
 
 
-async def ask_decode(decode: Any, question: Question, trace: Trace) -> Answer:
-    """The answer of a replica that decodes; its own errors as it raised them. Raises NotReady when there is none, Busy and TooLate."""
+async def ask_decode(decode: Any, question: Question, trace: Trace) -> AsyncGenerator[str | Answer, None]:
+    """What a replica that decodes says. Whoever closes this hangs up: the replica then gives the question up.
+
+    Raises its errors as it raised them, NotReady when there is none, Busy and TooLate.
+    """
+    until_s = asyncio.get_running_loop().time() + DEADLINE_S
+    saying = decode.options(stream=True).answer.remote(question, trace)
     try:
-        async with asyncio.timeout(DEADLINE_S):
-            answer: Answer = await decode.answer.remote(question, trace)
+        while (said := await _next(saying, until_s)) is not None:
+            yield said
     except TimeoutError:
+        saying.cancel()
         raise TooLate(f"there was no answer within {DEADLINE_S:g} s") from None
+    except (asyncio.CancelledError, GeneratorExit):
+        saying.cancel()
+        raise
+    except RequestCancelledError:  # how Serve may tell the same
+        saying.cancel()
+        raise asyncio.CancelledError from None
     except BackPressureError as error:
         raise Busy("as many questions wait as are let in") from error
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, LongwatchError) else error) from None
     except (RayActorError, RayServeException) as error:
         raise NotReady(f"the decode plane does not answer now ({type(error).__name__})") from error
-    return answer
+
+
+async def _next(saying: AsyncIterator[str | Answer], until_s: float) -> str | Answer | None:
+    """None when all is said. Raises TimeoutError, in the event loop's time."""
+    async with asyncio.timeout_at(until_s):
+        return await anext(saying, None)
 
 
 def _planes(decode: Any, store: CarrierStore, own: Metrics) -> dict[str, Source]:

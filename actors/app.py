@@ -1,30 +1,31 @@
 """The wiring: starts the planes on one machine, or one plane on a machine of a cluster, and ends what it started."""
 
 import logging
+import os
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.serve.exceptions import RayServeException
 
 from actors import api, tracing
-from actors.decode import Decode
+from actors.decode import Decode, serve_options
 from actors.ingest import IngestActor
 from actors.parts import NAMESPACE, Settings
+from actors.plane import CLOSE_S, READY_S, CannotStart, Plane, last_line, placed
 from actors.prefill import PrefillActor
 from actors.rules import RulesActor
 from pipeline.config import Config
-from pipeline.core import Frame, LongwatchError
+from pipeline.core import Frame, Mode
 from storage.redis_server import PrivateRedis
 from storage.registry import Registry
 from storage.seal import Seal
@@ -32,13 +33,15 @@ from storage.seal import Seal
 log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
-READY_S = 120
-CLOSE_S = 8
-WAITING = 64  # questions that may wait for the decode plane; more are refused at once
-
-
-class CannotStart(LongwatchError):
-    """Longwatch could not be brought up."""
+LOG_BYTES = 64 * 1024 * 1024  # of room for what Ray writes down
+ENVIRONMENT = {  # of Ray's processes, where the cluster is ours; whoever runs a cluster sets the same
+    "RAY_worker_niceness": "0",  # Ray's 15 lets any other work on the machine starve the planes
+    "RAY_health_check_period_ms": "1000",  # a machine that is gone is given up after three; Ray's own figures make that 15 s
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is replaced after three; Ray's 10 make that half a minute
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # one that starts slowly, on a busy machine, is none that failed, as after Ray's 5
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "actors.edge.middlewares",
+}
 
 
 class Longwatch:
@@ -52,6 +55,7 @@ class Longwatch:
         self._ray_address = ray_address
         self._stack = ExitStack()
         self.redis_url = config.redis or ""
+        self.mode: Mode | None = None  # of the model that answers here, once started
 
     @property
     def url(self) -> str:
@@ -71,40 +75,55 @@ class Longwatch:
         tracing.wanted()  # raises here, and not in every plane
         if self._roles != {"ingest"}:
             Seal.from_files(self._config.memory.key_files)  # what is wrong with a key is said before anything starts
+        cluster = _RayCluster(self._ray_address)  # before Redis, which needs some room too
         if not self._config.redis:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longwatch-redis-", ignore_cleanup_errors=True)))
             self.redis_url = stack.enter_context(PrivateRedis(folder)).url
         settings = Settings.of(self._config, self.redis_url)
-        stack.enter_context(_RayCluster(self._ray_address))
+        stack.enter_context(cluster)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _leave)  # Ray's own handler would end us without ending what we started
-        planes: dict[str, Callable[[], Any]] = {
-            "ingest": lambda: _actor("ingest", IngestActor, settings.registry_url),
-            "prefill": lambda: _actor("prefill", PrefillActor, settings, take_from_ingest, gpus=_gpu_share()),
-            "decode": lambda: self._decode(settings),
+        closing: list[Callable[[], object]] = []
+        stack.callback(_close_all, closing)
+        planes: dict[str, Callable[[], Plane]] = {
+            "ingest": lambda: Plane("ingest", IngestActor, settings.registry_url),
+            "prefill": lambda: Plane("prefill", PrefillActor, settings, take_from_ingest, gpus=_gpu_share()),
+            "decode": lambda: Plane("rules", RulesActor, settings, self._decode(settings), role="decode"),
         }
-        # Ray ends an actor when nobody holds it; what holds these lasts as long as this does, and closes them in reverse.
         for role, start in planes.items():
             if self._roles & {"all", role}:
-                stack.callback(_close, start())
+                closing.append(start().close)
+        if self._roles & {"all", "decode"}:
+            closing.append(_end_answering)
         _describe_site(Registry(settings.registry_url), self._config)  # last: a file starts to play when its camera is known
 
-    def _decode(self, settings: Settings) -> Any:
+    def _decode(self, settings: Settings) -> str:
+        """Starts what answers, and gives the model's fingerprint."""
+        try:
+            return self._serve(settings)
+        except (RayError, RayServeException, TimeoutError, RuntimeError) as error:  # RuntimeError: what Serve raises of a deployment
+            raise CannotStart(f"the decode plane did not start: {last_line(error)}") from error
+
+    def _serve(self, settings: Settings) -> str:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = HTTPOptions(host=self._config.host, port=self._config.port, location="HeadOnly")
         serve.start(http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
-        options = {"num_cpus": 0.1, "num_gpus": _gpu_share()}
-        decode = serve.deployment(Decode, name="decode", ray_actor_options=options, max_ongoing_requests=8, max_queued_requests=WAITING)
+        options = serve_options(self._config.decode, _gpu_share())
+        options["ray_actor_options"] |= placed("decode")
+        decode = serve.deployment(Decode, **options, **api.HEALING)
         handle = serve.run(decode.bind(settings), name="decode", route_prefix=None)
-        fingerprint = handle.fingerprint.remote().result(timeout_s=READY_S)
-        serve.run(api.deployment(settings, fingerprint, self._config.token), name="api", route_prefix="/")
-        return _actor("rules", RulesActor, settings, fingerprint)
+        fingerprint, self.mode = handle.model.remote().result(timeout_s=READY_S)
+        handle.shutdown()  # what it tells the autoscaler again and again would outlive Ray
+        serve.run(api.deployment(settings, fingerprint, self.mode, self._config.token), name="api", route_prefix="/")
+        return str(fingerprint)
 
 
 class _RayCluster:
-    """A Ray of our own in its own folder, or a seat in the cluster named."""
+    """A Ray of our own in its own folder, or a seat in the cluster named. Raises CannotStart when there is no room for one of our own."""
 
     def __init__(self, address: str | None) -> None:
+        if not address:
+            _demand_room(Path(tempfile.gettempdir()), Path("/dev/shm"))
         self._address = address
         self._folder: str | None = None
 
@@ -112,16 +131,22 @@ class _RayCluster:
         if self._address:
             ray.init(address=self._address, namespace=NAMESPACE, log_to_driver=False)
             return
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         self._folder = tempfile.mkdtemp(prefix="lw-")  # short: Ray puts sockets in it
-        ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=self._folder,
-        )
+        try:
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=self._folder,
+            )
+        except BaseException:  # nothing of it is left behind, whatever ended it
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         ray.shutdown()  # and with it, when the cluster is ours, Serve and whatever still runs in it
@@ -129,38 +154,51 @@ class _RayCluster:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _demand_room(folder: Path, shared: Path) -> None:
+    """Said at once and in words: Ray itself would say after a minute that it timed out, or lose frames one by one."""
+    is_enough = shared.is_dir() and shutil.disk_usage(shared).free >= OBJECT_STORE_BYTES
+    needed, free = LOG_BYTES + (0 if is_enough else OBJECT_STORE_BYTES), shutil.disk_usage(folder).free
+    if free < needed:
+        there = "" if is_enough else f" ({OBJECT_STORE_BYTES >> 20} of them since {shared} has too little)"
+        raise CannotStart(f"{folder} has {free >> 20} MiB free and Ray needs {needed >> 20}{there}: make room there, or set TMPDIR")
+    if not is_enough:
+        log.warning("%s has too little room: Ray keeps frames in %s, which is slower (containers: shm_size)", shared, folder)
+
+
 def _gpu_share() -> float:
     """What a plane with a model takes: a GPU, or half of the only one."""
     return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / 2)
 
 
-def _actor(name: str, kind: type, *arguments: object, gpus: float = 0.0) -> Any:
-    """A named actor on this machine that Ray restarts for as long as there is a cluster."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 4, "num_cpus": 0.1, "num_gpus": gpus}
-    actor = ray.remote(kind).options(name=name, get_if_exists=True, scheduling_strategy=here, **options).remote(*arguments)
-    if not ray.get(actor.ready.remote(), timeout=READY_S):
-        raise CannotStart(f"the {name} plane did not start")
-    return actor
+def _close_all(closing: Sequence[Callable[[], object]]) -> None:
+    """All at once; who is not done within CLOSE_S is not waited for."""
+    deadline = time.monotonic() + CLOSE_S
+    threads = [threading.Thread(target=_until_over, args=(close,), daemon=True) for close in closing]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _close(actor: Any) -> None:
-    """Let an actor finish what it is at, if it still can."""
+def _until_over(close: Callable[[], object]) -> None:
     try:
-        ray.get(actor.close.remote(), timeout=CLOSE_S)
-    except (RayActorError, GetTimeoutError) as error:
-        log.warning("closed without its consent: %s", error)
+        close()
+    except (RayError, RayServeException) as error:  # Ray itself was ended meanwhile
+        log.warning("not waited for any longer: %s", error)
+
+
+def _end_answering() -> None:
+    """Take no more questions, and answer those under way."""
+    serve.delete("api")
+    serve.delete("decode", _blocking=False)
 
 
 def take_from_ingest(limit: int, timeout_s: float) -> list[Frame]:
-    """What is ready at the ingest, found by name: it may run on another machine, and may have been restarted."""
-    frames: list[Frame] = ray.get(_ingest().take.remote(limit, timeout_s), timeout=timeout_s + 10)
+    """What is ready at the ingest, found by name: it may run on another machine. While it is being restarted, this waits for it."""
+    ingest = ray.get_actor("ingest", namespace=NAMESPACE)
+    take = ingest.take.options(max_task_retries=-1)  # what a killed ingest had is gone with it: asking again repeats nothing
+    frames: list[Frame] = ray.get(take.remote(limit, timeout_s), timeout=timeout_s + 10)
     return frames
-
-
-@cache
-def _ingest() -> Any:
-    return ray.get_actor("ingest", namespace=NAMESPACE)
 
 
 def _describe_site(registry: Registry, config: Config) -> None:

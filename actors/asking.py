@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from actors.metrics import BUCKETS_S
 from actors.tracing import Trace, Tracer
-from pipeline.core import Answer, BadSpan, NoMemory, Question, StoreUnavailable, UnknownCamera
-from web.guard import Busy, NotReady, TooLate
+from pipeline.core import Answer, BadSpan, NoMemory, Question, StoreUnavailable, TooLate, UnknownCamera
+from web.guard import Busy, NotReady
 
 ANSWERED, FAILED = "answered", "failed"
 OUTCOMES: dict[type[BaseException], str] = {
@@ -22,7 +22,10 @@ OUTCOMES: dict[type[BaseException], str] = {
     Busy: "busy",
     TooLate: "late",
     asyncio.CancelledError: "cancelled",  # the client went
+    GeneratorExit: "cancelled",  # the same, between two words
 }
+
+Ask = Callable[[Question, Trace], AsyncGenerator[str | Answer, None]]
 
 
 class Asking:
@@ -49,11 +52,13 @@ class Asking:
                 self._seconds.observe(time.perf_counter() - began)
 
 
-async def watched(ask: Callable[[Question, Trace], Awaitable[Answer]], asking: Asking, tracer: Tracer, question: Question) -> Answer:
+async def watched(ask: Ask, asking: Asking, tracer: Tracer, question: Question) -> AsyncGenerator[str | Answer, None]:
     """Ask, counted and traced however it ends."""
     trace, began_ns = Trace.new(), time.time_ns()
     try:
         with asking.one():
-            return await ask(question, trace)
+            async with aclosing(ask(question, trace)) as saying:
+                async for said in saying:
+                    yield said
     finally:
         tracer.span(trace, "question", began_ns, time.time_ns(), root=True)

@@ -1,6 +1,9 @@
 """The command `longwatch`."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from actors.train import train
 from pipeline.config import Config, load_config
@@ -21,6 +25,7 @@ ROLES = ("all", "ingest", "prefill", "decode")
 Url = Annotated[str, typer.Option(help="Where Longwatch answers.", envvar="LONGWATCH_URL")]
 Token = Annotated[str | None, typer.Option(help="Its access token, if it has one.", envvar="LONGWATCH_TOKEN")]
 HERE = "http://127.0.0.1:8600"
+PATIENCE_S = 65  # the API's own, which is a minute, and a little more
 
 
 class Refused(LongwatchError):
@@ -61,6 +66,8 @@ def up(
         raise LongwatchError(f"--role {', '.join(sorted(unknown))}: there is {', '.join(ROLES)}")
     with Longwatch(settings, roles=frozenset(role or ["all"]), ray_address=ray) as longwatch:
         console.print(f"Longwatch watches {len(settings.cameras)} cameras. Ask at [link]{longwatch.url}[/link] (Ctrl-C ends it).")
+        if longwatch.mode == "training-free":
+            console.print(f"{settings.model} was never taught to read carriers: training-free mode (docs/backbones.md).", highlight=False)
         wait_for_end()
 
 
@@ -88,13 +95,16 @@ def ask(
     url: Url = HERE,
     token: Token = None,
 ) -> None:
-    """Ask a question."""
-    body = {"question": question, "cameras": camera, "since": since, "until": until}
-    answer = _call("POST", url, "/v1/ask", token, {key: value for key, value in body.items() if value})
+    """Ask a question, and see the answer as it is said."""
+    given = {"question": question, "cameras": camera, "since": since, "until": until}
+    body = {key: value for key, value in given.items() if value}
     if json:
-        console.print_json(data=answer)
+        console.print_json(data=_call("POST", url, "/v1/ask", token, body))
         return
-    console.print(f"[bold]{answer['answer']}[/bold]  (probability {answer['probability']:.2f}, {answer['took_ms']:.0f} ms)")
+    answer = _listen(url, token, body)
+    how = f"probability {answer['probability']:.2f}, {answer['took_ms']:.0f} ms, the first word after {answer['first_ms']:.0f} ms"
+    how += "" if answer["mode"] == "carriers" else f", {answer['mode']}"
+    console.print(Text.assemble((answer["answer"], "bold"), f"  ({how})"))
     for moment in answer["evidence"]:
         console.print(f"  {moment['camera']} {moment['at']}  {url}{moment['picture']}")
     for gap in answer["gaps"]:
@@ -154,13 +164,17 @@ def status(
 @app.command()
 def doctor(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="longwatch.yaml")] = None,
+    model: Annotated[str | None, typer.Option(help="A Hugging Face name or a folder; as configured if not given.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A folder that `longwatch train` wrote for this model.")] = None,
     redis: Annotated[str | None, typer.Option(help="Redis URL to check.", envvar="LONGWATCH_REDIS")] = None,
     port: Annotated[int, typer.Option(help="Port of the page and the API.")] = 8600,
 ) -> None:
     """Check that this machine has what Longwatch needs, and say how to mend what is missing."""
     from actors.doctor import diagnose, render
 
-    findings = diagnose(load_config(config) if config else None, redis, port)
+    given = {"model": model, "adapter": adapter}
+    settings = _settings(config, [], {key: value for key, value in given.items() if value is not None})
+    findings = diagnose(settings, redis, port)
     console.print(render(findings))
     raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
 
@@ -169,12 +183,49 @@ def _call(method: str, url: str, path: str, token: str | None, body: dict[str, A
     return _accepted(_send(method, url, path, token, body)).json()
 
 
-def _send(method: str, url: str, path: str, token: str | None, body: dict[str, Any] | None = None) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _listen(url: str, token: str | None, body: dict[str, Any]) -> Any:
+    """The answer to a question; its words are shown until it is there."""
+    words = ""
+    asked = httpx.stream("POST", f"{url}/v1/ask", json=body | {"stream": True}, headers=_headers(token), timeout=PATIENCE_S)
+    with Live(console=console, auto_refresh=False, transient=True) as live, _reached(url), asked as reply:
+        if not reply.is_success:
+            reply.read()
+        for name, said in _events(_accepted(reply).iter_lines()):
+            if name == "answer":
+                return said
+            if name == "error":
+                raise Refused(_words(said["error"]))
+            words += said["text"]
+            live.update(Text(words, "bold"), refresh=True)
+    raise Refused("the answer broke off; ask again")
+
+
+def _events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Server-sent events as the API writes them: a line with the name, then one with the data."""
+    name = ""
+    for line in lines:
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield name, loads(value)
+
+
+@contextmanager
+def _reached(url: str) -> Iterator[None]:
     try:
-        return httpx.request(method, url + path, json=body, headers=headers, timeout=60)
+        yield
     except httpx.HTTPError as lost:
         raise Refused(f"Longwatch does not answer at {url} ({type(lost).__name__}); is `longwatch up` running?") from None
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _send(method: str, url: str, path: str, token: str | None, body: dict[str, Any] | None = None) -> httpx.Response:
+    with _reached(url):
+        return httpx.request(method, url + path, json=body, headers=_headers(token), timeout=PATIENCE_S)
 
 
 def _accepted(reply: httpx.Response) -> httpx.Response:
@@ -184,7 +235,10 @@ def _accepted(reply: httpx.Response) -> httpx.Response:
 
 
 def _reason(reply: httpx.Response) -> str:
-    error = reply.json().get("error", {})
+    return _words(reply.json().get("error", {}))
+
+
+def _words(error: dict[str, str]) -> str:
     return " ".join(filter(None, (error.get("message"), error.get("hint"))))
 
 

@@ -2,40 +2,66 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
 
 from prometheus_client.core import Metric
 from ray import serve
 
 from actors.metrics import Decoding, Metrics, memory
-from actors.parts import Settings, load_model, open_store
+from actors.parts import Settings, load_batch, load_model, open_store
 from actors.tracing import Trace, tracer
 from pipeline.answerer import Answerer
-from pipeline.core import Answer, Question
+from pipeline.batching import SEATS, Batching
+from pipeline.config import DecodeSection
+from pipeline.core import Answer, Mode, Question
 from pipeline.rules import Judgement
 from storage.registry import Registry
 
+DEADLINE_S = 60.0  # of a question: here from where it stands in line for the batch, at the API from where it is asked
+
+READING = 8  # questions that fetch what they look at while the batch is full, and rules
+WAITING = 64  # questions that may wait for a replica; more are refused at once
+
+
+def serve_options(config: DecodeSection, gpus: float) -> dict[str, Any]:
+    """How Serve runs `Decode`: as many replicas as have their batches half full, within the configured bounds."""
+    return {
+        "name": "decode",
+        "ray_actor_options": {"num_cpus": 0.1, "num_gpus": gpus},
+        "max_ongoing_requests": SEATS + READING,
+        "max_queued_requests": WAITING,
+        "autoscaling_config": {**config.model_dump(), "target_ongoing_requests": SEATS / 2},
+    }
+
 
 class Decode:
-    """Answers one question at a time per replica, off the event loop; holds no state but the model."""
+    """Answers questions together, off the event loop; holds no state but the model and the questions at hand."""
 
     def __init__(self, settings: Settings) -> None:
         model = load_model(settings)
         registry = Registry(settings.registry_url)
         store = open_store(settings, model.fingerprint, head=model.head, cache_bytes=settings.cache_bytes)
-        self._fingerprint = model.fingerprint
+        self._model = model.fingerprint, model.mode
         self._tracer = tracer("decode")
-        self._answerer = Answerer(model, store, lambda: [c.id for c in registry.cameras()], budget=model.budget)
+        self._answerer = Answerer(model, store, lambda: [c.id for c in registry.cameras()], budget=model.budget, recent=model.recent)
         self._metrics = Metrics("decode", replica=serve.get_replica_context().replica_id.unique_id)
         self._metrics.reads(memory(store))
         self._work = Decoding(self._metrics.registry, tokens=lambda text: len(model.backbone.tokenizer(text).input_ids))
+        batching = Batching(lambda: load_batch(model), turned=self._work.shared, left=self._work.left)
+        self._speak = partial(batching.ask, within_s=DEADLINE_S)
 
-    async def answer(self, question: Question, trace: Trace) -> Answer:
-        """Answer an analyst's question."""
+    async def answer(self, question: Question, trace: Trace) -> AsyncGenerator[str | Answer, None]:
+        """Answer an analyst's question: the words as they come, and at last the answer."""
         began_ns = time.time_ns()
-        answer = await asyncio.to_thread(self._answerer.answer, question)
-        self._work.answered(answer)
-        self._tracer.span(trace, "answer", began_ns, time.time_ns(), carriers=answer.carriers)
-        return answer
+        async with aclosing(self._answerer.stream(question, self._speak)) as saying:
+            async for said in saying:
+                if isinstance(said, Answer):
+                    self._work.answered(said)
+                    self._tracer.span(trace, "answer", began_ns, time.time_ns(), carriers=said.carriers)
+                yield said
 
     async def judge(self, condition: str, camera_id: str) -> Judgement:
         """Judge a rule's condition on a camera's newest carriers."""
@@ -48,6 +74,6 @@ class Decode:
         """What a scrape is told."""
         return self._metrics.told()
 
-    def fingerprint(self) -> str:
-        """Names the model."""
-        return self._fingerprint
+    def model(self) -> tuple[str, Mode]:
+        """Its fingerprint, and its mode."""
+        return self._model

@@ -19,7 +19,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from actors.app import CannotStart, Longwatch, wait_for_end
+from actors.app import Longwatch, wait_for_end
+from actors.plane import CannotStart
 from pipeline.config import Config
 from pipeline.grounding import ago
 from simulator.marking import correct, truth_words

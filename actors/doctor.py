@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import model
+from model.habits import Habits
 from pipeline.config import EMBEDDED_MODEL, LOOPBACK, Config
 from pipeline.core import StoreUnavailable
 from storage.connect import connect, reaching
@@ -58,10 +59,10 @@ def diagnose(config: Config | None, redis_url: str | None, port: int) -> list[Fi
         *_gstreamer(),
         *(_redis_at(url) if url else [_redis_program()]),
         _port(config.host if config else LOOPBACK[0], port),
-        *_disk(),
+        *(_room(folder) for folder in dict.fromkeys((Path(tempfile.gettempdir()), Path.home()))),
         _memory(),
         _shared_memory(),
-        _model(config.model if config else EMBEDDED_MODEL),
+        *_model(config.model if config else EMBEDDED_MODEL, config.adapter if config else None),
         _ray(),
         _gpu(),
     ]
@@ -160,10 +161,15 @@ def _redis_program() -> Finding:
 def _redis_at(url: str) -> list[Finding]:
     try:
         with reaching(), connect(url) as client:
-            release = client.info("server").get("redis_version", "of unknown version")
+            told = client.info()
     except (StoreUnavailable, ValueError) as error:  # ValueError: not a URL
         mend = "start it, or correct its URL in `redis:`; without one, Longwatch starts a Redis of its own"
         return [Finding(what="Redis", ok=False, detail=str(error), mend=mend)]
+    release = told.get("redis_version", "of unknown version")
+    if "err" in (told.get("rdb_last_bgsave_status"), told.get("aof_last_write_status")):
+        mend = "make room in its folder (df -h; redis-cli config get dir), or turn saving off (redis-cli config set save '')"
+        detail = f"{release}, answers, but cannot write to its disk, and so may refuse to remember anything"
+        return [Finding(what="Redis", ok=False, detail=detail, mend=mend), _redis_policy(url)]
     return [Finding(what="Redis", ok=True, detail=f"{release}, answers"), _redis_policy(url)]
 
 
@@ -189,18 +195,14 @@ def _port(host: str, port: int) -> Finding:
     return Finding(what=what, ok=True, detail=f"free on {host}")
 
 
-def _disk() -> list[Finding]:
-    return [_room(folder, LEAST_FREE) for folder in dict.fromkeys((Path(tempfile.gettempdir()), Path.home()))]
-
-
-def _room(folder: Path, least: int) -> Finding:
+def _room(folder: Path) -> Finding:
     what = f"disk of {folder}"
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return Finding(what=what, ok=False, detail=str(error.strerror), mend=f"mkdir -p {folder}")
-    mend = "" if free >= least else f"du -xh {folder} | sort -h | tail shows what fills it; TMPDIR moves temporary files"
-    return Finding(what=what, ok=free >= least, detail=f"{_gib(free)} free", mend=mend)
+    mend = "" if free >= LEAST_FREE else f"du -xh {folder} | sort -h | tail shows what fills it; TMPDIR moves temporary files"
+    return Finding(what=what, ok=free >= LEAST_FREE, detail=f"{_gib(free)} free", mend=mend)
 
 
 def _memory() -> Finding:
@@ -238,14 +240,14 @@ def _shared_memory() -> Finding:
     return Finding(what="/dev/shm", ok=None if mend else True, detail=_gib(total), mend=mend)
 
 
-def _model(name: str) -> Finding:
+def _model(name: str, adapter: Path | None) -> list[Finding]:
     embedded = name == EMBEDDED_MODEL
     folder = Path(model.__path__[0], "embedded") if embedded else Path(name).expanduser()
     what = "embedded model" if embedded else "model"
+    mode = _mode(adapter or folder)
     if not embedded and not folder.is_dir():
-        return Finding(
-            what=what, ok=None, detail=f"{name}: no folder, so it is taken from Hugging Face's cache, or fetched at the first start"
-        )
+        detail = f"{name}: no folder, so it is taken from Hugging Face's cache, or fetched at the first start"
+        return [Finding(what=what, ok=None, detail=detail), mode]
     try:
         size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix == ".safetensors")
     except OSError as error:
@@ -253,7 +255,15 @@ def _model(name: str) -> Finding:
     else:
         detail = f"{folder}, {size / 1e6:.1f} MB" if size else f"{folder} holds no weights (*.safetensors)"
     mend = "git checkout -- model/embedded, or install Longwatch again" if embedded else "correct `model:`: a folder, a name, or embedded"
-    return Finding(what=what, ok=size > 0, detail=detail, mend="" if size else mend)
+    return [Finding(what=what, ok=size > 0, detail=detail, mend="" if size else mend), mode]
+
+
+def _mode(folder: Path) -> Finding:
+    """A note, since a model works either way."""
+    if (taught := Habits.load(folder)) and taught.mode == "carriers":
+        return Finding(what="mode", ok=None, detail="carriers")
+    detail = "training-free: the model was not taught to read carriers, so it reads whole frames (docs/backbones.md)"
+    return Finding(what="mode", ok=None, detail=detail, mend="longwatch train, then --adapter FOLDER (docs/training.md)")
 
 
 def _ray() -> Finding:

@@ -74,12 +74,26 @@ class Decoding:
         self._count_tokens = tokens
         self._answers = Histogram("longwatch_answer_seconds", "Selecting, fetching and decoding", buckets=BUCKETS_S, registry=registry)
         self._tokens = Counter("longwatch_answer_tokens", "Tokens of the answers", registry=registry)
+        self._first = Histogram("longwatch_first_token_seconds", "From a question to its first token", buckets=BUCKETS_S, registry=registry)
+        self._shared = Histogram("longwatch_decode_batch_questions", "Answers that shared a pass", buckets=BUCKETS_BATCH, registry=registry)
+        self._left = Counter("longwatch_answers_left", "Answers given up before their end", ["reason"], registry=registry)
+        for reason in ("cancelled", "late"):
+            self._left.labels(reason)  # told from the start: a rate needs a first value
         self._judgements = Histogram("longwatch_judge_seconds", "Judging one rule at one camera", buckets=BUCKETS_S, registry=registry)
 
     def answered(self, answer: Answer) -> None:
         """A question was answered."""
         self._answers.observe(answer.took_ms / 1000)
+        self._first.observe(answer.first_ms / 1000)
         self._tokens.inc(self._count_tokens(answer.text))
+
+    def shared(self, questions: int) -> None:
+        """So many answers came a token further together."""
+        self._shared.observe(questions)
+
+    def left(self, reason: str) -> None:
+        """An answer was given up."""
+        self._left.labels(reason).inc()
 
     def judged(self, seconds: float) -> None:
         """A rule was judged."""

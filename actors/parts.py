@@ -1,17 +1,22 @@
 """What every plane is made of: the settings they share, the model and the store."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import EMBEDDED_MODEL, Config
-from pipeline.core import Form
+from pipeline.core import Form, LivePolicy
 from storage.codec import Codec
 from storage.seal import Seal
 from storage.store import CarrierStore
 
 if TYPE_CHECKING:
+    from model.batch import Batch
     from model.videoscan import VideoScan
+    from pipeline.batching import Seat
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "longwatch"  # of the named actors
 
@@ -25,6 +30,7 @@ class Settings:
     model: str  # a Hugging Face name, a folder, or "embedded"
     adapter: Path | None = None  # merged into the model where it is loaded
     live: int | None = None  # carriers in a camera's live memory; None: the model's own number
+    live_policy: LivePolicy | None = None  # which of them goes; None: the model's own
     keep_s: float = 14 * 86_400.0
     keep_pictures_s: float = 3 * 86_400.0
     keep_bytes: int | None = None  # of one camera
@@ -43,6 +49,7 @@ class Settings:
             model=config.model,
             adapter=config.adapter,
             live=memory.carriers,
+            live_policy=memory.live_policy,
             keep_s=memory.keep_hours * 3600,
             keep_pictures_s=memory.keep_pictures_hours * 3600,
             keep_bytes=None if memory.keep_gb_per_camera is None else int(memory.keep_gb_per_camera * 1e9),
@@ -53,7 +60,7 @@ class Settings:
 
 
 def load_model(settings: Settings) -> "VideoScan":
-    """The model on the best device here: half precision is for GPUs, a CPU computes in float32. Raises BadAdapter.
+    """The model on the best device here: a GPU computes in bfloat16, as today's models were trained, a CPU in float32. Raises BadAdapter.
 
     torch is loaded here and not before: the processes without a model start in a second and stay small.
     """
@@ -61,14 +68,24 @@ def load_model(settings: Settings) -> "VideoScan":
 
     from model import embedded, relevance
     from model.backbone import Backbone
+    from model.similarity import Similarity
     from model.videoscan import VideoScan
 
     torch.set_num_threads(settings.threads)
     name = embedded.FOLDER if settings.model == EMBEDDED_MODEL else settings.model
-    gpu = torch.cuda.is_available()
-    device, dtype = ("cuda", torch.float16) if gpu else ("cpu", torch.float32)
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     backbone = Backbone.load(name, device=device, dtype=dtype, adapter=settings.adapter)
-    return VideoScan(backbone, live=settings.live, relevance=relevance.load(backbone, name))
+    head = relevance.load(backbone, name) or (Similarity(backbone) if backbone.habits.mode == "training-free" else None)
+    scan = VideoScan(backbone, live=settings.live, policy=settings.live_policy, relevance=head)
+    log.info("model %s (%s), mode: %s", settings.model, scan.fingerprint, scan.mode)
+    return scan
+
+
+def load_batch(model: "VideoScan") -> "Batch[Seat]":
+    """Nobody yet, to be answered together."""
+    from model.batch import Batch
+
+    return Batch(model)
 
 
 def open_store(settings: Settings, fingerprint: str, *, head: str | None = None, cache_bytes: int = 0) -> CarrierStore:

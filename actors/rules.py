@@ -5,19 +5,25 @@ from typing import Any
 
 from prometheus_client.core import Metric
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 
 from actors.metrics import Alerting, Metrics, loops, memory, rules
 from actors.parts import Settings, open_store
-from pipeline.core import LongwatchError
+from pipeline.core import Alert, LongwatchError
 from pipeline.loop import Loop
 from pipeline.rules import Judgement, RuleEngine
-from pipeline.sinks import AlertDeliveryError, Webhook, deliver
-from storage.registry import Registry
+from pipeline.sinks import AlertDeliveryError, Outbox, Webhook, deliver
+from storage.registry import BadEntry, Registry
+from web.guard import NotReady
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
+
+
+class CannotJudge(LongwatchError):
+    """The decode plane failed at a condition."""
 
 
 class RulesActor:
@@ -30,6 +36,8 @@ class RulesActor:
         self._engine = RuleEngine(self._judge, store, self._registry, self._registry.alerts())
         self._metrics = Metrics("rules")
         self._work = Alerting(self._metrics.registry)
+        self._webhooks: dict[str, str | None] = {}  # by rule
+        self._outbox = Outbox(self._keep, self._tell)
         self._loop = Loop(self._check, name="rules", every_s=0.5).start()
         self._metrics.reads(rules(self._engine), memory(store), loops(rules=self._loop))
 
@@ -49,17 +57,26 @@ class RulesActor:
         try:
             judgement: Judgement = self._decode.judge.remote(condition, camera_id).result(timeout_s=PATIENCE_S)
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, LongwatchError) else error) from None
+            raise (error.cause if isinstance(error.cause, LongwatchError) else CannotJudge(repr(error.cause))) from None
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise NotReady(f"the decode plane does not judge now ({type(error).__name__})") from error
         return judgement
 
     def _check(self) -> None:
-        webhooks = {rule.id: rule.webhook for rule in self._registry.rules()}
-        for alert in self._engine.check():
+        self._webhooks = {rule.id: rule.webhook for rule in self._registry.rules()}
+        self._outbox.send(self._engine.check())
+
+    def _keep(self, alert: Alert) -> None:
+        try:
             self._registry.add_alert(alert)
-            self._work.alerts.inc()
-            if webhook := webhooks.get(alert.rule_id):
-                try:
-                    deliver(Webhook(webhook), alert)
-                except AlertDeliveryError as error:
-                    self._work.undelivered.inc()
-                    log.warning("%s", error)
+        except BadEntry as error:  # it never can be kept, and is to hold up no other
+            log.error("alert %s: %s", alert.id, error)
+
+    def _tell(self, alert: Alert) -> None:
+        self._work.alerts.inc()
+        if webhook := self._webhooks.get(alert.rule_id):
+            try:
+                deliver(Webhook(webhook), alert)
+            except AlertDeliveryError as error:
+                self._work.undelivered.inc()
+                log.warning("%s", error)

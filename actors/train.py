@@ -92,7 +92,8 @@ def learn(job: Job, told: "Callable[[Told], None]") -> list[str]:
 
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     clips = _clips(job.recipe)  # what is wrong with the data is said before a large model is loaded
-    learning = Learning(Backbone.load(job.model, device=device, dtype=dtype), clips, job.recipe, job.out, resume=job.resume)
+    backbone = Backbone.load(job.model, device=device, dtype=dtype, mode="carriers")
+    learning = Learning(backbone, clips, job.recipe, job.out, resume=job.resume)
     learning.run(told)
     return learning.skipped
 

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, FastAPI, Path, Query, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
-from pipeline.core import Alert, Answer, BadCamera, Camera, CameraPhase, CameraStatus, NoMemory, Question, Rule, TimeRange, UnknownCamera
+from pipeline.core import Alert, BadCamera, Camera, CameraPhase, CameraStatus, Mode, NoMemory, Rule, TimeRange, UnknownCamera
 from web import memory
-from web.guard import Conflict, FailureOut, NoAnswer, NotReady, UnknownRule, explain, protect
-from web.schemas import AlertOut, AnswerOut, AskBody, Id, RuleBody, RuleOut, StreamBody, StreamOut, iso, uri_parts
+from web.asking import Ask, questions
+from web.guard import Conflict, FailureOut, NotReady, UnknownRule, explain, protect
+from web.schemas import AlertOut, Id, RuleBody, RuleOut, StreamBody, StreamOut, iso, uri_parts
 
 CAMERA_SCHEMES = ("rtsp", "rtsps", "http", "https")
 FILE_SCHEMES = ("file", "")  # "" is a plain path
 FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": FailureOut}, "5XX": {"model": FailureOut}}
 PAGE = FilePath(__file__).parent
 
-Ask = Callable[[Question], Awaitable[Answer]]
 Scrape = Callable[[], Awaitable[bytes]]
 CameraPath = Annotated[Id, Path()]
 TimePath = Annotated[int, Path(ge=0, lt=10**13)]
@@ -76,17 +76,18 @@ def create_app(
     store: Store,
     ask: Ask | None,
     *,
+    mode: Mode | None = None,
     scrape: Scrape | None = None,
     token: str | None = None,
     allow_files: bool = False,
 ) -> FastAPI:
     """The API and its page. Without `ask` (a process that only watches) questions are refused; with `token`, /v1 and /metrics need it.
 
-    `scrape` gives what /metrics answers, in Prometheus' text format 0.0.4; without it there is no such path.
-    `allow_files` lets clients name files of this machine as cameras: for a demo on one's own machine only.
+    `mode` is that of the model which answers. `scrape` gives what /metrics answers, in Prometheus' text format 0.0.4; without it there is
+    no such path. `allow_files` lets clients name files of this machine as cameras: for a demo on one's own machine only.
     """
     app = FastAPI(title="Longwatch", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", responses=FAILURES)
-    routers = (questions(ask), streams(registry, store, allow_files), frames(registry, store), rules(registry), health(store, ask))
+    routers = (questions(ask), streams(registry, store, allow_files), frames(registry, store), rules(registry), health(store, ask, mode))
     for router in (*routers, memory.memory(registry, store)):
         app.include_router(router, prefix="/v1")
     if scrape:
@@ -95,22 +96,6 @@ def create_app(
     protect(app, token)
     explain(app)
     return app
-
-
-def questions(ask: Ask | None) -> APIRouter:
-    """Asking."""
-    router = APIRouter()
-
-    @router.post("/ask")
-    async def ask_cameras(body: AskBody) -> AnswerOut:
-        if ask is None:
-            raise NotReady("this process does not answer questions; ask one with the role decode or all")
-        answer = await ask(body.asked())
-        if not answer.text.strip():
-            raise NoAnswer("the model gave no words for an answer")
-        return AnswerOut.of(answer)
-
-    return router
 
 
 def streams(registry: Registry, store: Store, allow_files: bool) -> APIRouter:
@@ -215,7 +200,7 @@ def rules(registry: Registry) -> APIRouter:
     return router
 
 
-def health(store: Store, ask: Ask | None) -> APIRouter:
+def health(store: Store, ask: Ask | None, mode: Mode | None) -> APIRouter:
     """Whether the process lives, and whether it can work."""
     router = APIRouter(prefix="/health")
 
@@ -224,11 +209,11 @@ def health(store: Store, ask: Ask | None) -> APIRouter:
         return {"status": "live"}
 
     @router.get("/ready")
-    def ready() -> dict[str, str]:
+    def ready() -> dict[str, str | None]:
         store.ping()
         if ask is None:
             raise NotReady("this process does not answer questions")
-        return {"status": "ready"}
+        return {"status": "ready", "mode": mode}
 
     return router
 
@@ -245,9 +230,9 @@ def metrics(scrape: Scrape) -> APIRouter:
 
 
 def page() -> APIRouter:
-    """The page and its two files; they hold no secret, so they need no token."""
+    """The page and its files; they hold no secret, so they need no token."""
     router = APIRouter(include_in_schema=False)
-    for path, name in {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}.items():
+    for path, name in {"/": "page.html", "/page.js": "page.js", "/api.js": "api.js", "/page.css": "page.css"}.items():
         router.add_api_route(path, sender(PAGE / name), response_class=FileResponse)
     return router
 

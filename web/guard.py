@@ -33,10 +33,6 @@ class Busy(core.LongwatchError):
     """More questions wait than will be answered soon."""
 
 
-class TooLate(core.LongwatchError):
-    """An answer that took longer than anybody waits."""
-
-
 class NoAnswer(core.LongwatchError):
     """The model had nothing to say, which is a failure and not an answer."""
 
@@ -57,7 +53,7 @@ STATUS: dict[type[core.LongwatchError], tuple[int, str | None]] = {
     core.BadSpan: (422, None),
     Conflict: (409, "Remove the old one first, or choose another id."),
     Busy: (429, "Ask again in a moment; a second decode replica answers more at a time."),
-    TooLate: (504, "Ask about fewer cameras or a shorter time, or see in GET /metrics what keeps the decode plane busy."),
+    core.TooLate: (504, "Ask about fewer cameras or a shorter time, or see in GET /metrics what keeps the decode plane busy."),
     NoAnswer: (502, "Ask again, or in other words."),
     core.StoreUnavailable: (503, "Check that Redis runs and can be reached; nothing that was acknowledged is lost."),
     NotReady: (503, None),
@@ -81,8 +77,19 @@ class FailureOut(BaseModel):
 
 def failure(status: int, kind: str, message: str, hint: str | None = None, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error as it is sent; no credential in it."""
-    body = FailureOut(error=Failure(type=kind, message=redact(message), hint=hint))
+    return sent(status, FailureOut(error=Failure(type=kind, message=redact(message), hint=hint)), headers)
+
+
+def sent(status: int, body: FailureOut, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error on its way."""
     return JSONResponse(body.model_dump(exclude_none=True), status, headers)
+
+
+def known(error: Exception) -> tuple[int, FailureOut]:
+    """The status and the body of an error that Longwatch has a name for; no credential in it."""
+    kind = next((k for k in type(error).__mro__ if k in STATUS), None)
+    status, hint = STATUS[kind] if kind else (500, None)
+    return status, FailureOut(error=Failure(type=type(error).__name__, message=redact(str(error)), hint=hint))
 
 
 def protect(app: FastAPI, token: str | None) -> None:
@@ -121,9 +128,8 @@ def explain(app: FastAPI) -> None:
 
 async def known_error(_: Request, error: Exception) -> Response:
     """An error that Longwatch has a name for."""
-    kind = next((k for k in type(error).__mro__ if k in STATUS), None)
-    status, hint = STATUS[kind] if kind else (500, None)
-    return failure(status, type(error).__name__, str(error), hint, {"Retry-After": "2"} if status in (429, 503) else None)
+    status, body = known(error)
+    return sent(status, body, {"Retry-After": "2"} if status in (429, 503) else None)
 
 
 async def invalid(_: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 // The analyst's page: cameras, questions, answers with their pictures, alerts and rules. Text from the server is only ever set as text.
 
+import { Failure, TOKEN, asked, json, pictureAt } from "/api.js";
+
 const $ = (id) => document.getElementById(id);
-const TOKEN = "longwatch-token";
 const PLAIN = {
   StoreUnavailable: "The memory cannot be reached right now. What was seen is not lost; try again in a moment.",
   NotReady: "This Longwatch cannot answer questions right now.",
@@ -9,36 +10,6 @@ const PLAIN = {
   Internal: "Something failed inside Longwatch. Its log says what.",
   Unreachable: "Longwatch cannot be reached. Is it running?",
 };
-
-// ---- talking to the API ------------------------------------------------------------------------------------------------
-
-class Failure extends Error {
-  constructor({ type, message }) {
-    super(message);
-    this.type = type;
-  }
-}
-
-async function request(path, { method = "GET", body } = {}) {
-  const headers = {};
-  if (localStorage.getItem(TOKEN)) headers.Authorization = `Bearer ${localStorage.getItem(TOKEN)}`;
-  if (body) headers["Content-Type"] = "application/json";
-  const sent = { method, headers, body: body && JSON.stringify(body) };
-  const response = await fetch(path, sent).catch(() => {
-    throw new Failure({ type: "Unreachable", message: "" });
-  });
-  if (response.ok) return response;
-  if (response.status === 401 && !$("login").open) $("login").showModal();
-  const told = await response.json().catch(() => ({}));
-  throw new Failure(told.error ?? { type: "HttpError", message: `The server answered ${response.status}.` });
-}
-
-const json = async (path, options) => (await request(path, options)).json();
-
-async function pictureAt(path) {
-  const response = await request(path);
-  return { url: URL.createObjectURL(await response.blob()), at: Number(response.headers.get("Longwatch-At-Ms")) };
-}
 
 // ---- small tools -------------------------------------------------------------------------------------------------------
 
@@ -158,7 +129,8 @@ async function refresh(id, tile) {
 function showAnswer(card, said) {
   const sure = `${Math.round(said.probability * 100)} % sure`;
   const looked = `${plural(said.carriers, "moment")} of ${plural(said.cameras.length, "camera")}`;
-  card.append(make("p", "answer", said.answer), make("p", "quiet", [sure, looked, duration(said.took_ms)].join(" · ")));
+  const how = said.mode === "carriers" ? [] : [said.mode];
+  card.append(make("p", "answer", said.answer), make("p", "quiet", [sure, looked, duration(said.took_ms), ...how].join(" · ")));
   if (said.evidence.length) card.append(make("div", "strip", ...said.evidence.map(evidencePicture)));
   else card.append(make("p", "quiet", "No picture shows it."));
   const gaps = said.gaps.map((gap) => make("li", "", make("b", "", gap.camera), ` ${clock(gap.start)} – ${clock(gap.end)}: ${gap.reason}`));
@@ -182,8 +154,12 @@ async function ask(event) {
   card.setAttribute("aria-busy", "true");
   $("answers").prepend(card);
   $("question").select();
+  const hear = (words) => {
+    if (looking.classList.replace("looking", "saying")) looking.textContent = "";
+    looking.append(words);
+  };
   try {
-    const said = await json("/v1/ask", { method: "POST", body: { question, cameras, ...(since && { since }) } });
+    const said = await asked({ question, cameras, ...(since && { since }) }, hear);
     looking.remove();
     showAnswer(card, said);
   } catch (error) {

@@ -72,29 +72,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class AskBody(Body):
-    """A question, and where and when to look for its answer."""
-
-    question: str = Field(min_length=1, max_length=500, pattern=r"\S", examples=["When did the last truck leave?"])
-    cameras: list[Id] = Field(default=[], max_length=256)
-    since: Moment | None = None
-    until: Moment | None = None
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.since is not None and self.until is not None and self.since > self.until:
-            raise ValueError("since lies after until")
-        return self
-
-    def asked(self) -> core.Question:
-        """The question as the decode plane takes it; no time at all means everything remembered."""
-        when = None
-        if self.since is not None or self.until is not None:
-            start = self.since or 0
-            when = core.TimeRange(start_ms=start, end_ms=max(start, now_ms()) if self.until is None else self.until)
-        return core.Question(text=self.question.strip(), cameras=tuple(dict.fromkeys(self.cameras)), when=when)
-
-
 class StreamBody(Body):
     """A camera to watch."""
 
@@ -184,33 +161,6 @@ class GapOut(BaseModel):
     def of(cls, gap: core.Gap) -> Self:
         """The gap as it is sent."""
         return cls(camera=gap.camera_id, start=iso(gap.span.start_ms), end=iso(gap.span.end_ms), reason=redact(gap.reason))
-
-
-class AnswerOut(BaseModel):
-    """What was said, how sure, on what grounds, and what could not be looked at."""
-
-    answer: str
-    probability: float
-    evidence: list[EvidenceOut]
-    gaps: list[GapOut]
-    cameras: list[str]
-    carriers: int
-    model: str
-    took_ms: float
-
-    @classmethod
-    def of(cls, answer: core.Answer) -> Self:
-        """The answer as it is sent."""
-        return cls(
-            answer=answer.text,
-            probability=answer.probability,
-            evidence=[EvidenceOut.of(e) for e in answer.evidence],
-            gaps=[GapOut.of(g) for g in answer.gaps],
-            cameras=list(answer.cameras),
-            carriers=answer.carriers,
-            model=answer.model,
-            took_ms=answer.took_ms,
-        )
 
 
 class StreamOut(BaseModel):
