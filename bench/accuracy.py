@@ -1,10 +1,12 @@
 """How often the model is right, by kind of question, on simulated sites that no model was trained on.
 
     python -m bench.accuracy [--quick] [--json FILE] [--model FOLDER] [--system 60]
+    python -m bench.accuracy --rows [--base FOLDER] [--quick] [--json FILE]
 
 Films held-out sites through H.264, streams them through the bounded live memory as serving does, and asks. Beside it, on the
 same questions: the most frequent answer of each family, and the same model looking at another site's carriers, which
 shows whether it looks at all. `--system N` also asks N questions through the whole system, from RTSP to the HTTP answer.
+`--rows` asks instead about frames remembered in other ways (bench.ways); `--base` is a model of model.dense_training for some of them.
 """
 
 from collections import Counter, defaultdict
@@ -14,27 +16,22 @@ from pathlib import Path
 from random import Random
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from rich.progress import track
 
+from bench.held_out import FIRST, frames, questions, rightly
 from bench.report import console, show, write
+from bench.ways import rows
 from model import embedded
 from model.backbone import Backbone
-from model.footage import film
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, Frame
-from pipeline.grounding import WHEN, ground, moments, pointed
-from pipeline.selection import Candidates, select
-from simulator.marking import WHEN_TOLERANCE_S, correct, truth_words
-from simulator.questions import FAMILIES, Quiz, ask
+from pipeline.grounding import WHEN
+from simulator.marking import WHEN_TOLERANCE_S, truth_words
+from simulator.questions import Quiz
 from simulator.visits import CAMERAS
-from simulator.watching import Watch, watch_at
-from simulator.world import Site
-
-HELD_OUT = 910_000  # first seed of the bench's sites; the demo and the tests have their own
-SECONDS = 48
+from simulator.watching import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,40 +55,25 @@ class Mark:
     foreign: bool
 
 
-def remember(scan: VideoScan, seed: int) -> dict[str, list[Carrier]]:
-    """Watch a held-out site with all cameras in one batch, and keep every carrier."""
-    pictures, times = film(seed, SECONDS, scan.backbone.vision.image_size)
+def remember(scan: VideoScan, film: Sequence[Sequence[Frame]]) -> dict[str, list[Carrier]]:
+    """Watch a site with all cameras in one batch, and keep every carrier."""
     memories = [scan.memory() for _ in CAMERAS]
     kept: dict[str, list[Carrier]] = {camera: [] for camera in CAMERAS}
-    for second in range(SECONDS):
-        frames = [
-            Frame(camera_id=camera, pts_ns=second, captured_ms=round(times[i, second] * 1000), image=pictures[i, second])
-            for i, camera in enumerate(CAMERAS)
-        ]
-        for memory, carrier in zip(memories, scan.prefill(frames, memories), strict=True):
+    for frames_at_once in film:
+        for memory, carrier in zip(memories, scan.prefill(frames_at_once, memories), strict=True):
             memory.add(carrier)
             kept[carrier.key.camera_id].append(carrier)
     return kept
 
 
 def quizzes(scan: VideoScan, seed: int, r: Random) -> Iterator[Asked]:
-    """Questions about one site: each camera alone, and several together."""
-    own, other = remember(scan, seed), remember(scan, seed + 50_000)
-    groups = [[camera] for camera in CAMERAS] + [r.sample(CAMERAS, n) for n in (2, 3, 4, 4)]
-    for cameras in groups:
-        seconds = r.choice((24, 36, 48))
-        first = r.randrange(SECONDS - seconds + 1)
-        window = {camera: range(first, first + seconds) for camera in cameras}
-        times = {camera: [own[camera][s].key.at_ms for s in window[camera]] for camera in cameras}
-        chosen = select({camera: Candidates(at_ms=np.array(each, np.int64)) for camera, each in times.items()}, scan.budget)
-        index = {(k.camera_id, k.at_ms): first + times[k.camera_id].index(k.at_ms) for k in chosen}
-        carriers = [own[k.camera_id][index[k.camera_id, k.at_ms]] for k in chosen]
-        foreign = [other[k.camera_id][index[k.camera_id, k.at_ms]] for k in chosen]
+    """Questions about one site, over its carriers and another site's."""
+    films = [frames(each, scan.backbone.vision.image_size) for each in (seed, seed + 50_000)]
+    own, other = (remember(scan, film) for film in films)
+    for question in questions(seed, films[0], scan.budget, r):
+        carriers, foreign = ([kept[camera][second] for camera, second in question.places] for kept in (own, other))
         foreign.sort(key=lambda c: (c.key.at_ms, c.key.camera_id))
-        truth = watch_at(Site(seed), {c: [k.at_ms / 1000 for k in chosen if k.camera_id == c] for c in cameras})
-        for family in FAMILIES:
-            if quiz := ask(truth, r, family):
-                yield Asked(quiz=quiz, watch=truth, carriers=carriers, foreign=foreign)
+        yield Asked(quiz=question.quiz, watch=question.watch, carriers=carriers, foreign=foreign)
 
 
 def mark(scan: VideoScan, asked: Asked) -> Mark:
@@ -110,11 +92,7 @@ def mark(scan: VideoScan, asked: Asked) -> Mark:
 def right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier], later_s: float = 0) -> bool:
     """Whether the model answers the question correctly from these carriers, which are dated `later_s` later than what was watched."""
     decoded = scan.decode(asked.quiz.text, carriers)
-    evidence = pointed(decoded.text, moments([c.key for c in carriers], decoded.attention))
-    text = ground(decoded.text, evidence, carriers[-1].key.at_ms)
-    best = evidence[0] if evidence else None
-    at = best.at_ms / 1000 - later_s if best else None
-    return correct(asked.quiz, asked.watch, text=text, camera=best.camera_id if best else None, at=at)
+    return rightly(asked.quiz, asked.watch, decoded, [c.key for c in carriers], later_s)
 
 
 def most_frequent(marks: Sequence[Mark]) -> int:
@@ -143,27 +121,32 @@ def main(
     sites: int = 12,
     quick: Annotated[bool, typer.Option(help="A tenth of it.")] = False,
     system: Annotated[int, typer.Option(help="Also ask so many questions through the whole system.")] = 0,
+    compared: Annotated[bool, typer.Option("--rows", help="Compare ways to remember frames, and nothing else.")] = False,
+    base: Annotated[Path | None, typer.Option(help="For --rows: the same architecture taught on whole frames.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Print accuracy by family beside its baselines."""
     torch.set_num_threads(2)
+    seeds = track(range(FIRST, FIRST + (2 if quick else sites)), description="asking", console=console)
+    if compared:
+        told = rows(model, base, seeds)
+        note = f"{model}, and {base} where it says dense base; tokens and bytes (16 bits a number) are those kept of a frame"
+        show("The same questions, frames remembered in other ways", tuple(told[0]), [tuple(row.values()) for row in told], [note])
+        write(json_file, {"rows": told})
+        return
     scan = VideoScan(Backbone.load(model))
     r = Random("bench accuracy")
-    marks = [
-        mark(scan, asked)
-        for seed in track(range(HELD_OUT, HELD_OUT + (2 if quick else sites)), description="asking", console=console)
-        for asked in quizzes(scan, seed, r)
-    ]
+    marks = [mark(scan, asked) for seed in seeds for asked in quizzes(scan, seed, r)]
     columns = ("family", "questions", "right", "most frequent answer", "another site's carriers")
-    rows = table(marks)
-    show("Accuracy on held-out simulated sites, in process", columns, rows, [f"model {scan.fingerprint}, {model}"])
-    result = {"in_process": [dict(zip(columns, row, strict=True)) for row in rows]}
+    families = table(marks)
+    show("Accuracy on held-out simulated sites, in process", columns, families, [f"model {scan.fingerprint}, {model}"])
+    result = {"in_process": [dict(zip(columns, row, strict=True)) for row in families]}
     if system:
         from bench.through_system import through_system
 
-        rows = through_system(system)
-        show("Through the whole system: RTSP to HTTP answer", columns[:3], rows)
-        result["through_system"] = [dict(zip(columns, row, strict=False)) for row in rows]
+        asked = through_system(system)
+        show("Through the whole system: RTSP to HTTP answer", columns[:3], asked)
+        result["through_system"] = [dict(zip(columns, row, strict=False)) for row in asked]
     write(json_file, result)
 
 

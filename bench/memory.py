@@ -2,7 +2,8 @@
 
     python -m bench.memory [--quick] [--json FILE]
 
-A camera-day is 86,400 pictures at one a second, as many of them kept as the gate for still pictures lets through. Fetching is measured
+A camera-day is 86,400 pictures at one a second, as many of them kept as the gate for still pictures lets through, and of those as many
+whole as show something new, or are the first of a minute; the others only repeat them. Fetching is measured
 against a plain socket that sends the same bytes in the same run, which is what this machine can do at all.
 """
 
@@ -12,8 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ DAY = 86_400
 SIZES = {"embedded": (5, 2, 32, 192), "7B": (28, 4, 128, 3584)}  # layers, key-value heads, head size, width
 COUNTS = (64, 512, 2048)
 ROUNDS = 7
+BATCH = 128  # carriers that an answer looks at
 PICTURE = 25_000  # bytes of a JPEG of 640 x 360, as the simulated site's
 
 
@@ -76,14 +78,28 @@ def day_of_writes(pictures: int, noise: np.ndarray[Any, Any]) -> tuple[list[list
         return rows, (client.info("memory")["used_memory"] - empty) / pictures
 
 
-def camera_days(each: float, shares: dict[str, float]) -> list[list[object]]:
-    """MB of a camera-day by how much of it is kept: carriers with their keys and index entries, and pictures."""
+def bytes_of_repeat(noise: np.ndarray[Any, Any], count: int = 6400) -> float:
+    """Of Redis, for one moment that repeats another: two short values, two keys and two index entries."""
+    with server() as url:
+        store, client = CarrierStore(url, FINGERPRINT, codec=CODEC), redis.Redis.from_url(url)
+        now = int(time.time() * 1000) - count * 10
+        first = CarrierWrite(carrier=carrier("embedded", now, noise), picture=b"", live=(now,))
+        store.put([first])
+        before = client.info("memory")["used_memory"]
+        for start in range(1, count + 1, 64):
+            times = [now + 10 * part for part in range(start, start + 64)]
+            store.put([replace(first, carrier=carrier("embedded", at, noise), repeats=now) for at in times])
+        return float((client.info("memory")["used_memory"] - before) / count)
+
+
+def camera_days(each: float, repeat: float, shares: dict[str, tuple[float, float]]) -> list[list[object]]:
+    """MB of a camera-day by the shares of it that are kept whole and that repeat: with their keys and index entries, and pictures."""
     small, large = len(CODEC.encode(carrier("embedded", 0, _noise()))), len(CODEC.encode(carrier("7B", 0, _noise())))
-    kept = {"every picture": 1.0} | shares
-    return [
-        [name, int(DAY * share), DAY * share * each / 1e6, DAY * share * (each - small + large) / 1e6, DAY * share * PICTURE / 1e6]
-        for name, share in kept.items()
-    ]
+    rows: list[list[object]] = []
+    for name, (whole, again) in ({"every picture": (1.0, 0.0)} | shares).items():
+        sizes = [DAY * (whole * size + again * repeat) / 1e6 for size in (each, each - small + large)]
+        rows.append([name, int(DAY * whole), int(DAY * again), *sizes, DAY * whole * PICTURE / 1e6])
+    return rows
 
 
 @contextmanager
@@ -110,7 +126,10 @@ def plain_socket(payload: bytes) -> Iterator[Callable[[], None]]:
 
 
 def fetches(size: str, count: int, noise: np.ndarray[Any, Any]) -> list[object]:
-    """One row: MB/s of a plain socket, of Redis alone, of carriers ready for use, and from the cache in the process."""
+    """One row: a plain socket, Redis alone, carriers as they are kept, those with their numbers restored, and from the cache.
+
+    Each as MB/s, then as this process' own microseconds a carrier.
+    """
     with server() as url:
         store, cached = CarrierStore(url, FINGERPRINT, codec=CODEC), CarrierStore(url, FINGERPRINT, cache_bytes=1 << 30, codec=CODEC)
         now = int(time.time() * 1000) - count * 1000
@@ -120,28 +139,36 @@ def fetches(size: str, count: int, noise: np.ndarray[Any, Any]) -> list[object]:
         keys = [CarrierKey(camera_id="gate", at_ms=at) for at in range(now, now + count * 1000, 1000)]
         client, names = redis.Redis.from_url(url, protocol=2), [f"lw:{{gate}}:kv:{FINGERPRINT}:{k.at_ms}" for k in keys]
         bytes_ = sum(client.strlen(name) for name in names)
+        layers, heads, dim, _ = SIZES[size]
+        batch = np.zeros((min(count, BATCH), layers, 2, heads, dim), np.float32)
 
         def alone() -> None:
-            for start in range(0, count, 32):
-                client.mget(names[start : start + 32])
+            step = max(32, min(512, (1 << 20) * count // bytes_))  # as `storage.carriers` does
+            for start in range(0, count, step):
+                client.mget(names[start : start + step])
+
+        def restored() -> None:
+            for i, one in enumerate(store.get(keys)):
+                batch[i % BATCH] = one.kv if one else np.nan
 
         with plain_socket(os.urandom(bytes_)) as plain:
-            took = by_turns([plain, alone, lambda: store.get(keys), lambda: cached.get(keys)])
+            took = by_turns([plain, alone, lambda: store.get(keys), restored, lambda: cached.get(keys)])
         assert all(store.get(keys)), "a carrier was not there"
-    speeds = [bytes_ / 1e6 / s for s in took]
-    return [size, count, bytes_ / 1e6, *speeds[:3], speeds[2] / speeds[0], took[2] * 1000, took[3] * 1000]
+    speeds = [bytes_ / 1e6 / wall for wall, _ in took]
+    shares = [took[0][0] / took[2][0], took[0][1] / took[2][1]]
+    return [size, count, bytes_ / 1e6, *speeds[:4], *shares, *(own / count * 1e6 for _, own in took)]
 
 
-def by_turns(works: list[Callable[[], object]]) -> list[float]:
-    """Median seconds of each, all measured by turns so that the noise of the machine is shared."""
-    took: list[list[float]] = [[] for _ in works]
+def by_turns(works: list[Callable[[], object]]) -> list[tuple[float, float]]:
+    """Seconds of each, and seconds of this process' own, at their least: all by turns, so that the noise of the machine is shared."""
+    took: list[list[tuple[float, float]]] = [[] for _ in works]
     for turn in range(ROUNDS + 1):
         for work, times in zip(works, took, strict=True):
-            began = time.perf_counter()
+            wall, own = time.perf_counter(), time.process_time()
             work()
             if turn:  # the first only warms up
-                times.append(time.perf_counter() - began)
-    return [median(times) for times in took]
+                times.append((time.perf_counter() - wall, time.process_time() - own))
+    return [(min(wall for wall, _ in times), min(own for _, own in times)) for times in took]
 
 
 def _noise() -> np.ndarray[Any, Any]:
@@ -150,7 +177,9 @@ def _noise() -> np.ndarray[Any, Any]:
 
 def main(
     still: Annotated[float, typer.Option(help="Share of pictures kept of a still camera: see bench.stillness.")] = 0.128,
-    busy: Annotated[float, typer.Option(help="Share of pictures kept of a busy one.")] = 0.453,
+    still_whole: Annotated[float, typer.Option(help="Share of them that are kept whole.")] = 0.14,
+    busy: Annotated[float, typer.Option(help="Share of pictures kept of a busy camera.")] = 0.453,
+    busy_whole: Annotated[float, typer.Option(help="Share of them that are kept whole.")] = 0.92,
     quick: Annotated[bool, typer.Option(help="A twentieth of a day, fewer carriers.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
@@ -159,12 +188,19 @@ def main(
     rows, each = day_of_writes(DAY // 20 if quick else DAY, noise)
     columns = ("written", "a second", "MB of this process", "MB of Redis")
     show("A camera-day of carriers, as fast as this machine can", columns, rows)
-    days = camera_days(each, {"a busy site": busy, "a still camera": still})
-    day_columns = ("kept", "pictures", "MB of carriers, embedded", "MB of carriers, 7B", "MB of pictures")
-    show("What a camera-day takes", day_columns, days, [f"{each:.0f} bytes of Redis for each carrier of the embedded model"])
+    repeat = bytes_of_repeat(noise)
+    shares: dict[str, tuple[float, float]] = {}
+    for name, kept, whole in (("a busy site", busy, busy_whole), ("a still camera", still, still_whole)):
+        shares |= {f"{name}, nothing repeats": (kept, 0.0), name: (kept * whole, kept * (1 - whole))}
+    days = camera_days(each, repeat, shares)
+    day_columns = ("kept", "whole", "repeats", "MB of carriers, embedded", "MB of carriers, 7B", "MB of pictures")
+    notes = [f"{each:.0f} bytes of Redis for each carrier of the embedded model, {repeat:.0f} for each repeat, its picture's included"]
+    show("What a camera-day takes", day_columns, days, notes)
     speeds = [fetches(size, count, noise) for size in SIZES for count in COUNTS[: 2 if quick else 3]]
-    speed_columns = ("carriers", "count", "MB", "plain socket MB/s", "Redis", "ready for use", "share of the socket", "ms", "ms from cache")
-    show("Fetching", speed_columns, speeds)
+    ways = ("plain socket", "Redis alone", "fetched", "and restored")
+    shares_of = ("fetched / plain, MB/s", "fetched / plain, own time")
+    speed_columns = ("carriers", "count", "MB", *(f"{way} MB/s" for way in ways), *shares_of, *(f"{w} us" for w in (*ways, "cached")))
+    show("Fetching", speed_columns, speeds, ["us: this process' own time for a carrier, which other work on the machine hardly changes"])
     tables = {"writes": (columns, rows), "days": (day_columns, days), "fetches": (speed_columns, speeds)}
     write(json_file, {name: [dict(zip(head, row, strict=True)) for row in body] for name, (head, body) in tables.items()})
 

@@ -19,7 +19,8 @@ import typer
 from numpy.typing import NDArray
 from rich.progress import track
 
-from bench.accuracy import SECONDS, Asked, remember, right
+from bench.accuracy import Asked, remember, right
+from bench.held_out import SECONDS, frames
 from bench.report import console, show, write
 from model import embedded, relevance
 from model.backbone import Backbone
@@ -74,7 +75,7 @@ def pool(scan: VideoScan, sites: int) -> list[Clip]:
     """Every camera of some held-out sites."""
     clips = []
     for seed in track(range(HELD_OUT, HELD_OUT + sites), description="watching", console=console):
-        for camera, carriers in remember(scan, seed).items():
+        for camera, carriers in remember(scan, frames(seed, scan.backbone.vision.image_size)).items():
             truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
             clips.append(Clip(carriers=carriers, vectors=_had(scan.vectors(carriers)), truth=truth))
     return clips
@@ -112,7 +113,7 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
     vectors = {f"c{i}": np.concatenate([clip.vectors for clip in stream]) for i, stream in enumerate(streams)}
     times = np.arange(length * SECONDS) * 1000
     began = time.perf_counter()
-    keys = select({name: Candidates(at_ms=times, scores=probability(v @ query)) for name, v in vectors.items()}, BUDGET)
+    keys = select({name: Candidates(at_ms=times, scores=probability(times, v @ query)) for name, v in vectors.items()}, BUDGET)
     took = (time.perf_counter() - began) * 1000
     carriers = [_carrier(streams, key) for key in keys]
     seen = needle.clip.truth.clear(needle.subject) if needle.clip else []

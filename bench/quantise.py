@@ -22,7 +22,8 @@ import torch
 import typer
 from rich.progress import track
 
-from bench.accuracy import HELD_OUT, Asked, quizzes, right
+from bench.accuracy import Asked, quizzes, right
+from bench.held_out import FIRST
 from bench.report import console, show, write
 from model import embedded
 from model.backbone import Backbone
@@ -51,7 +52,7 @@ def grains(carriers: Sequence[Carrier]) -> list[list[object]]:
             errors: list[str] = []
             for numbers in (kv[:, :, 0], kv[:, :, 1]):
                 raw = quantise(numbers.reshape(-1, group), bits)
-                off = restore(raw, numbers.size, group, bits).reshape(numbers.shape) - numbers
+                off = restore(raw, numbers.size, group, bits, "float32").reshape(numbers.shape) - numbers
                 errors.append(f"{np.sqrt((off**2).mean() / (numbers**2).mean()):.5f}")
             rows.append([coding, group, 8 * len(raw) / numbers.size, *errors])
     return rows
@@ -117,7 +118,7 @@ def main(
 ) -> None:
     """Print the three tables."""
     scan = VideoScan(Backbone.load(model))
-    seeds = track(range(HELD_OUT, HELD_OUT + (1 if quick else sites)), description="watching", console=console)
+    seeds = track(range(FIRST, FIRST + (1 if quick else sites)), description="watching", console=console)
     r = Random("bench quantise")
     asked = [one for seed in seeds for one in quizzes(scan, seed, r)]
     write(json_file, tables(scan, asked, [f"model {scan.fingerprint}, {model}"]))

@@ -11,8 +11,9 @@ from transformers import DynamicCache
 from bench.gpu.prefill import full_cameras, pictures, plain_frame, random_past
 from bench.gpu.run import Bench, Row, attention, row
 from bench.gpu.shapes import QUESTION
-from model.context import Carriers, attend, next_position
-from model.together import Decoder
+from model.context import Carriers, attend, prefix_cache
+from model.decoding import read
+from model.together import Answering, judge
 
 YES, NO = (ord("y"), ord("Y")), (ord("n"), ord("N"))
 
@@ -33,19 +34,15 @@ def first_token(bench: Bench, carriers: int) -> Iterator[Row]:
 
 @torch.inference_mode()
 def _first_token(bench: Bench, carriers: int, *, evidence: bool) -> list[float]:
-    b, decoder = bench.backbone, Decoder(bench.backbone)
+    b, prefix = bench.backbone, prefix_cache(bench.backbone, 1)
     host = bench.pinned(random_past(bench, 1, carriers)[1])
     suffix = b.suffix(QUESTION)
-    tokens = torch.tensor([suffix], device=b.device)
 
     def ask() -> int:
-        past = gathered(host.to(b.device, non_blocking=True))
-        if not evidence:
-            return int(decoder.begin(past, [suffix], longest=1).tokens)
-        positions = next_position(b, past.counts)[:, None] + torch.arange(len(suffix), device=b.device)
-        out = b.run(b.embed(tokens), positions, decoder.cache(past), attend(b, past, len(suffix)), attentions=True)
-        torch.stack([layer[0, :, -1] for layer in out.attentions]).mean((0, 1)).cpu()
-        return int(b.logits(out.last_hidden_state[0, -1]).argmax())
+        told = read(b, gathered(host.to(b.device, non_blocking=True)), [suffix], prefix, attention=evidence)
+        if told.attention is not None:
+            told.attention.mean((0, 1, 2)).cpu()
+        return int(told.logits.argmax())
 
     with attention(b, "eager" if evidence else b.config._attn_implementation):
         return bench.timed(ask)
@@ -56,7 +53,8 @@ def speaking(bench: Bench, questions: int) -> Iterator[Row]:
     """Tokens a second of so many answers at once, each over its own carriers."""
     b, tokens, carriers = bench.backbone, bench.sizes.tokens, bench.sizes.carriers[0]
     past = gathered(random_past(bench, questions, carriers)[1])
-    answering = Decoder(b, graphs=bench.graphs).begin(past, [b.suffix(QUESTION)] * questions, longest=tokens + 4)
+    answering = Answering(b, room=tokens + 4, graphs=bench.graphs)
+    answering.join(read(b, past, [b.suffix(QUESTION)] * questions, prefix_cache(b, 1)))
     del past
     times = bench.timed(lambda: answering.next().tolist(), repeats=tokens)
     setting = f"{questions} questions, {carriers} carriers each"
@@ -68,14 +66,14 @@ def speaking(bench: Bench, questions: int) -> Iterator[Row]:
 def rules(bench: Bench) -> Iterator[Row]:
     """Rules judged a second: those of a camera together over its carriers, and each by itself."""
     (cameras, count, carriers), b = bench.sizes.watched, bench.backbone
-    past, decoder = gathered(random_past(bench, cameras, carriers)[1]), Decoder(b)
+    past, prefix = gathered(random_past(bench, cameras, carriers)[1]), prefix_cache(b, 1)
     suffixes = [b.suffix(QUESTION)] * count
 
     def together() -> Tensor:
-        return decoder.judge(past, suffixes, YES, NO).cpu()
+        return judge(b, past, suffixes, YES, NO, prefix).cpu()
 
     def one_by_one() -> list[Tensor]:
-        return [decoder.judge(past, [suffix], YES, NO).cpu() for suffix in suffixes]
+        return [judge(b, past, [suffix], YES, NO, prefix).cpu() for suffix in suffixes]
 
     for label, call in (("together", together), ("one by one", one_by_one)):
         times = bench.timed(call, warmup=2)

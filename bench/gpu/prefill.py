@@ -59,8 +59,8 @@ def full_cameras(bench: Bench, cameras: int, live: int, *, loud: float = 1.0) ->
 
 def plain_frame(backbone: Backbone, tokens: Tensor, past: Carriers) -> tuple[Tensor, Tensor, Tensor]:
     """The textbook way for tokens [frames, tokens, hidden]: embeddings, keys and values of the carriers, as `unrotated` has them."""
-    keys, values = frame_pass(backbone, tokens, past)
-    return tokens.mean(1)[:, : backbone.hidden], keys, values
+    made = frame_pass(backbone, tokens, past)
+    return tokens.mean(1)[:, : backbone.hidden], made.keys, made.values
 
 
 def ways() -> list[Measurement]:
