@@ -1,9 +1,9 @@
 """Carriers and writes for the tests of the memory."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core import VECTOR, Carrier, CarrierKey, CarrierWrite, Claim, StoreUnavailable, TimeRange
+from storage.store import CarrierStore
 
 FINGERPRINT = "0a1b2c3d"
 HEAD = "aaaa1111"
@@ -49,8 +50,12 @@ def key(at_ms: int, camera_id: str = "dock") -> CarrierKey:
 def assert_same(ours: Carrier | None, theirs: Carrier) -> None:
     assert ours is not None
     assert (ours.key, ours.fingerprint, ours.span) == (theirs.key, theirs.fingerprint, theirs.span)
-    for mine, yours in ((ours.embedding, theirs.embedding), (ours.kv, theirs.kv)):
+    for mine, yours in zip(arrays(ours), arrays(theirs), strict=True):
         assert (mine.dtype, mine.shape, mine.tobytes()) == (yours.dtype, yours.shape, yours.tobytes())
+
+
+def arrays(of: Carrier) -> list[NDArray[Any]]:
+    return [of.embedding, of.kv, *([of.patches.kv, of.patches.places] if of.patches else [])]
 
 
 def dump(client: Any) -> dict[bytes, bytes]:
@@ -64,4 +69,25 @@ def eventually(holds: Callable[[], bool], within_s: float = 5) -> None:
         with suppress(StoreUnavailable):
             if holds():
                 return
+        time.sleep(0.005)  # to let it come true
     pytest.fail("never came true")
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a model has said so far."""
+
+    text: str
+    probability: float = 1.0
+    attention: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    ended: bool = False
+
+
+class Watched(CarrierStore):
+    """A memory that knows what was read of it."""
+
+    read: Sequence[CarrierKey] = ()
+
+    def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
+        self.read = keys
+        return super().get(keys)

@@ -13,6 +13,7 @@ from carriers import FINGERPRINT
 from storage.redis_server import PrivateRedis
 from storage.store import CarrierStore
 
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # as actors/ has it; some tests import ray before
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,6 +1,7 @@
 """What can befall a store: a proxy that is slow or cuts, and servers that freeze, fill up, or come back."""
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import redis
 
 from storage.redis_server import PrivateRedis
@@ -73,7 +75,10 @@ class Servers:
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self._folder = folder
+        # Blocked in it: a write beyond a limit then fails, as on a full disk, and does not end it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGXFSZ])
         self.first = PrivateRedis(folder, durable=durable)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXFSZ])
         self._stack = ExitStack()
         self._stack.callback(self.first.stop)
 
@@ -115,3 +120,32 @@ class Servers:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
             yield
             client.execute_command("REPLICAOF", "NO", "ONE")
+
+    @contextmanager
+    def no_room_for_snapshots(self) -> Iterator[None]:
+        """The disk is full, and the server saves a snapshot every second: by default it then takes no writes."""
+        with redis.Redis.from_url(self.first.url) as client:
+            client.config_set("save", "1 1")
+            with self._disk_full(client):
+                yield
+
+    @contextmanager
+    def no_room_to_append(self) -> Iterator[None]:
+        """The disk is full, and the server writes down every change."""
+        with redis.Redis.from_url(self.first.url) as client:
+            client.config_set("appendonly", "yes")
+            while client.info("persistence")["aof_rewrite_in_progress"]:
+                time.sleep(0.01)
+            with self._disk_full(client):
+                yield
+
+    @contextmanager
+    def _disk_full(self, client: "redis.Redis") -> Iterator[None]:
+        _, most = resource.prlimit(self.first.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.first.pid, resource.RLIMIT_FSIZE, (0, most))
+        with pytest.raises(redis.ResponseError, match="MISCONF"):
+            while True:
+                client.set("unrelated", time.time())
+                time.sleep(0.01)
+        yield
+        resource.prlimit(self.first.pid, resource.RLIMIT_FSIZE, (most, most))

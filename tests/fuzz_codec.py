@@ -2,6 +2,8 @@
 
     python -m tests.fuzz_codec --count 1000000 [--seed 1]
 
+Read both by the book and by somebody who knows the value from before (`storage.alike`): nothing that is refused may pass at a glance.
+
 The values are those of tests/golden: every form of numbers, and a sealed one.
 """
 
@@ -17,8 +19,9 @@ import numpy as np
 import typer
 import xxhash
 
-from pipeline.core import CarrierKey
+from pipeline.core import Carrier, CarrierKey
 from storage import codec
+from storage.alike import Reader
 from storage.codec import Codec
 from storage.errors import BadValue
 from storage.quantise import DTYPES
@@ -31,6 +34,9 @@ SEAL_KEY = bytes(range(32))
 PLAIN = [path.read_bytes() for path in sorted(GOLDEN.glob("v2-*.carrier"))]
 SEALED = [path.read_bytes() for path in sorted(GOLDEN.glob("sealed-*.carrier"))]
 READER, SEALED_READER = Codec(), Codec(seal=Seal([SEAL_KEY]))
+USED = {value: Reader(FINGERPRINT) for value in PLAIN}
+for _value, _reader in USED.items():
+    _reader.decode(_value, KEY)
 MAX_GROWTH_KIB = 32 << 10
 
 ODD_NUMBERS = (-1, 0, 1, 2, 7, 2**16, 2**22, 2**31, 2**32, 2**63, 2**64 - 1, True, None, 1.0, "1")
@@ -63,9 +69,14 @@ def with_header(body: bytes) -> bytes:
 
 
 def lie(body: bytes, r: Random) -> bytes:
-    """A well-formed body one of whose arrays says something untrue of itself."""
+    """A well-formed body one of whose arrays says something untrue of itself, or of the places of its patches."""
     fields: dict[str, Any] = msgpack.unpackb(body)
-    array = fields[r.choice(("embedding", "kv"))]
+    if "places" in fields and r.random() < 0.2:
+        places = fields["places"]
+        fields["places"] = r.choice((places[: r.randrange(len(places))], places * 2, places[::-1], r.randbytes(len(places)), []))
+        lied: bytes = msgpack.packb(fields)
+        return lied
+    array = fields[r.choice([name for name, value in fields.items() if isinstance(value, list)])]
     part = r.randrange(len(array))
     if part < 2:
         array[part] = r.choice(ODD_WORDS)
@@ -78,6 +89,21 @@ def lie(body: bytes, r: Random) -> bytes:
         array[4] = r.choice((array[4][: r.randrange(len(array[4]))], array[4] * 2, r.randbytes(len(array[4]))))
     packed: bytes = msgpack.packb(fields)
     return packed
+
+
+def at_a_glance(mutated: bytes, value: bytes) -> Carrier | None:
+    """What somebody reads who has read the value before it was mutated, and so may know by sight what is like it."""
+    try:
+        return USED[value].decode(mutated, KEY)
+    except BadValue:
+        return None
+
+
+def parts(carrier: Carrier | None) -> list[object]:
+    """All that a carrier is."""
+    assert carrier
+    arrays = [carrier.embedding, carrier.kv, *((carrier.patches.kv, carrier.patches.places) if carrier.patches else ())]
+    return [carrier.key, carrier.fingerprint, carrier.span, *((array.dtype, array.shape, array.tobytes()) for array in arrays)]
 
 
 def attempt(r: Random) -> str:
@@ -95,12 +121,18 @@ def attempt(r: Random) -> str:
     try:
         carrier = (SEALED_READER if kind == "sealed" else READER).decode(mutated, KEY, FINGERPRINT)
     except BadValue as error:
+        assert kind == "sealed" or at_a_glance(mutated, value) is None, mutated
         return f"{kind}: {error.reason}"
+    assert kind == "sealed" or parts(at_a_glance(mutated, value)) == parts(carrier), mutated
     # Neither checksum nor seal is passed by accident; who recomputes the checksum may make a carrier of this key, if a sound one.
     assert kind in ("hostile", "lie") or mutated in PLAIN + SEALED, mutated
     assert (carrier.key, carrier.fingerprint) == (KEY, FINGERPRINT)
     assert carrier.embedding.ndim == 1 and carrier.kv.ndim == 4 and carrier.kv.shape[1] == 2
     assert {carrier.embedding.dtype, carrier.kv.dtype} <= set(DTYPES.values())
+    if carrier.patches:
+        layers, two, heads, dim = carrier.kv.shape
+        assert carrier.patches.kv.shape == (layers, two, heads, carrier.patches.places.shape[1], dim)
+        assert carrier.patches.kv.dtype == carrier.kv.dtype and (np.diff(carrier.patches.places.astype(int)) > 0).all()
     assert carrier.span.start_ms <= carrier.span.end_ms
     return f"{kind}: taken"
 

@@ -12,6 +12,7 @@ from pipeline.core import Carrier, Frame
 
 Place = tuple[int, int, int]  # on the axes of time, height and width; LLaVA knows only the first
 Past = list[tuple[Tensor, Tensor]]  # a layer's keys before rotary embedding and values, each [heads, tokens, dim]
+Seats = list[list[Place]]  # of a past, a layer each: patches are not the same in all
 
 
 # Where things stand
@@ -40,7 +41,7 @@ def length(b: Backbone) -> int:
 
 def seats(b: Backbone, members: int) -> list[int]:
     """Where the members of a memory stand, by rank: each at the end of a frame's length of its own, or one after the other."""
-    size = length(b) if b.habits.spacing == "frame-length" else 1
+    size = length(b) if b.habits.spacing == "frame-length" else 1 + b.patches
     return [len(b.prefix) + size * rank + size - 1 for rank in range(members)]
 
 
@@ -107,14 +108,18 @@ def turn(b: Backbone, x: Tensor, places: Sequence[Place]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
-def plain(b: Backbone, tokens: Tensor, at: Sequence[Place], past: Past, past_at: Sequence[Place], prefix: int) -> tuple[Tensor, Past]:
-    """Qwen2 and Qwen3 from their projections: `tokens` [n, width], the first `prefix` of which do not see the past; the rest is causal."""
+def plain(b: Backbone, tokens: Tensor, at: Sequence[Place], past: Past, past_at: Seats, prefix: int) -> tuple[Tensor, Past, Tensor]:
+    """Qwen2 and Qwen3 from their projections: `tokens` [n, width], the first `prefix` of which do not see the past; the rest is causal.
+
+    Also returns the last token's attention to the past and the tokens [layers, past + n], the mean of its heads.
+    """
     groups = b.config.num_attention_heads // b.config.num_key_value_heads
-    n, members = len(tokens), len(past_at)
+    n, members = len(tokens), len(past_at[0])
     sees = torch.ones(n, members + n, dtype=torch.bool)
     sees[:prefix, :members] = False
     sees[:, members:] = torch.ones(n, n).tril().bool()
     made: Past = []
+    looks = []
     x, *deep = tokens.split(b.hidden, -1)
     for i, layer in enumerate(b.net.model.language_model.layers):
         h, attn = layer.input_layernorm(x), layer.self_attn
@@ -123,15 +128,23 @@ def plain(b: Backbone, tokens: Tensor, at: Sequence[Place], past: Past, past_at:
             q, k = attn.q_norm(q), attn.k_norm(k)
         made.append((k, v))
         old_k, old_v = past[i] if members else (k[:, :0], v[:, :0])
-        keys, values = torch.cat((turn(b, old_k, past_at), turn(b, k, at)), 1), torch.cat((old_v, v), 1)
-        mixed = []
+        keys, values = torch.cat((turn(b, old_k, past_at[i]), turn(b, k, at)), 1), torch.cat((old_v, v), 1)
+        mixed, looked = [], []
         for head, query in enumerate(turn(b, q, at)):
             score = query @ keys[head // groups].T / b.head_dim**0.5
-            mixed.append(score.masked_fill(~sees, -torch.inf).softmax(-1) @ values[head // groups])
+            weights = score.masked_fill(~sees, -torch.inf).softmax(-1)
+            mixed.append(weights @ values[head // groups])
+            looked.append(weights[-1])
+        looks.append(torch.stack(looked).mean(0))
         x = x + attn.o_proj(torch.cat(mixed, -1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         x = x + deep[i] if i < len(deep) else x
-    return b.net.model.language_model.norm(x), made
+    return b.net.model.language_model.norm(x), made, torch.stack(looks)
+
+
+def in_every_layer(b: Backbone, members: int) -> Seats:
+    """Where carriers alone stand."""
+    return [list(map(word, seats(b, members)))] * len(b.net.model.language_model.layers)
 
 
 def as_past(carriers: Sequence[Carrier]) -> Past:
@@ -143,7 +156,7 @@ def plain_answer(b: Backbone, past: Past, members: int, text: Sequence[int]) -> 
     """Scores of the token behind a text asked over a memory."""
     written = b.net.get_input_embeddings().weight[[*b.prefix, *text]]
     at = [*words(0, len(b.prefix)), *words(behind(b, members), len(text))]
-    hidden, _ = plain(b, written, at, past, list(map(word, seats(b, members))), len(b.prefix))
+    hidden, _, _ = plain(b, written, at, past, in_every_layer(b, members), len(b.prefix))
     scores: Tensor = b.net.lm_head(hidden[-1])
     return scores
 
@@ -165,7 +178,7 @@ def plain_stream(b: Backbone, film: Sequence[Frame], limit: int) -> tuple[list[l
         means.append(visual.mean(0)[: b.hidden])
         block = torch.cat((pad(written, (0, visual.shape[-1] - b.hidden)), visual, visual.mean(0)[None]))
         at = [*words(0, prefix), *frame(b, behind(b, len(kept)))]
-        _, made = plain(b, block, at, memory() if kept else [], list(map(word, seats(b, len(kept)))), prefix)
+        _, made, _ = plain(b, block, at, memory() if kept else [], in_every_layer(b, len(kept)), prefix)
         carriers.append([(k[:, -1], v[:, -1]) for k, v in made])
         kept.append(t)
         if len(kept) > limit:

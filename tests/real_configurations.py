@@ -6,7 +6,11 @@ tested: the padded vocabularies (152,000 and 152,128) of the two LLaVA-OneVision
 
 from typing import Any
 
-from transformers import LlavaOnevisionConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+import torch
+from small_models import LLAVA, PAD, TOKENIZERS, VIDEO
+from transformers import AutoModelForImageTextToText, LlavaOnevisionConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+
+from model.backbone import Backbone
 
 QWEN2_05B = {
     "model_type": "qwen2",
@@ -62,3 +66,13 @@ def configurations() -> dict[str, Any]:
         "Qwen/Qwen2.5-VL-7B-Instruct": Qwen2_5_VLConfig(text_config=QWEN25_TEXT, vision_config=QWEN25_TOWER),
         "Qwen/Qwen3-VL-8B-Instruct": Qwen3VLConfig(text_config=QWEN3_TEXT, vision_config=QWEN3_TOWER),
     }
+
+
+def real(name: str, config: Any = None) -> Backbone:
+    """With a tokenizer of the tests' own, since none is fetched: prompts differ, and so do fingerprints from the real ones."""
+    config = config or configurations()[name]
+    words = TOKENIZERS[config.model_type, "look: "]
+    config.video_token_id = words.convert_tokens_to_ids(VIDEO if config.model_type == LLAVA else PAD)
+    with torch.device("meta"):
+        net = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    return Backbone(net, words)

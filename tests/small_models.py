@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -57,6 +57,7 @@ class Shape:
     theta: float = 10_000.0
     opening: str = "look: "  # the prompt before the frames
     spacing: Spacing = "frame-length"
+    patches: int | Literal["all"] = 0
     tied: bool = True  # words are scored by their own embeddings, which makes a random model repeat itself
     seed: int = 1
 
@@ -198,7 +199,7 @@ def backbone(shape: Shape = ONE, dtype: torch.dtype = F64) -> Backbone:
         in_float64(net)
     else:
         net.set_attn_implementation("eager")
-    return Backbone(net, TOKENIZERS[shape.kind, shape.opening], Habits(spacing=shape.spacing, grid=shape.visual))
+    return Backbone(net, TOKENIZERS[shape.kind, shape.opening], Habits(spacing=shape.spacing, grid=shape.visual, patches=shape.patches))
 
 
 def save(b: Backbone, folder: Path) -> None:

@@ -51,6 +51,15 @@ def learn(base: Path, out: Path, recipe: Recipe = RECIPE, *, resume: bool = Fals
     return told
 
 
+def test_an_adapter_is_all_it_takes_to_read_carriers(tmp_path: Path) -> None:
+    base, out = saved(tmp_path / "base"), tmp_path / "out"
+    (base / "longwatch.json").unlink()  # as published
+    Learning(Backbone.load(base, mode="carriers"), Coloured(), replace(RECIPE, stages=(2,), steps=1), out).run(lambda told: None)
+    assert Backbone.load(base).habits.mode == "training-free"
+    taught = Backbone.load(base, adapter=out)
+    assert (taught.habits.mode, taught.patches, taught.spec.method) == ("carriers", 0, "videoscan-1")
+
+
 @EVERY_KIND
 @pytest.mark.parametrize("stage", [1, 2])
 def test_the_loss_falls_and_only_what_the_stage_teaches_has_changed(kind: str, stage: int, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps
-from pipeline.core import VECTOR, Carrier, CarrierKey, Gap, NoMemory, Question, TimeRange, UnknownCamera, clock, named
+from pipeline.core import VECTOR, Carrier, CarrierKey, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 
 T0 = 1_700_000_000_000
@@ -70,6 +70,7 @@ class Decoder:
     text: str = "yes"
     looks_ms: int | None = None
     fingerprint: str = "f"
+    mode: Mode = "training-free"
     has_head: bool = True
     asked: list[tuple[str, list[CarrierKey]]] = field(default_factory=list)
 
@@ -101,7 +102,7 @@ def test_an_answer_tells_its_grounds_and_what_was_looked_at() -> None:
     assert answer.text == f"yard, 40 seconds ago, at {clock(at(60))}"
     assert [(e.camera_id, e.at_ms, e.score) for e in answer.evidence] == [("yard", at(60), pytest.approx(1.0))]
     assert (answer.probability, answer.cameras, answer.carriers, answer.model) == (0.75, ("gate", "yard"), 5, "f")
-    assert answer.took_ms >= 0
+    assert answer.mode == "training-free" and answer.took_ms >= 0
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,7 @@ def test_an_answer_tells_its_grounds_and_what_was_looked_at() -> None:
 )
 def test_the_cameras_given_are_meant_or_those_named_or_all(question: Question, looked_at: tuple[str, ...]) -> None:
     decoder = Decoder()
-    memory = Memory({"gate": [1], "yard": [1], "yard-2": [1]})
-    assert answerer(decoder, memory).answer(question).cameras == looked_at
+    assert answerer(decoder, Memory({"gate": [1], "yard": [1], "yard-2": [1]})).answer(question).cameras == looked_at
     assert {key.camera_id for _, keys in decoder.asked for key in keys} == set(looked_at)
 
 

@@ -4,68 +4,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
 import pytest
-from web_fakes import SECRET, T0, FakeAsk, FakeRegistry, FakeStore, call, jpeg, seen
+from web_fakes import SECRET, T0, Site, seen
 
-from pipeline.core import Alert, Answer, Camera, Question, Rule
-from web.api import create_app
-from web.guard import Busy
+from pipeline.core import Alert, Camera, Rule
 from web.schemas import iso, moment_ms
-
-
-class Site:
-    """The app over fakes; every answer it gives is searched for credentials."""
-
-    def __init__(self, **options: Any) -> None:
-        self.registry, self.store, self.ask = FakeRegistry(), FakeStore(), FakeAsk()
-        self.store.pictures = {("gate", T0 - 4000): jpeg("gate -4 s"), ("gate", T0): jpeg("gate")}
-        self.app = create_app(self.registry, self.store, options.pop("ask", self.ask), **options)
-
-    def __call__(self, method: str, path: str, **sent: Any) -> httpx.Response:
-        response = call(self.app, method, path, **sent)
-        assert b"secret" not in response.content
-        assert "secret" not in str(response.headers)
-        return response
-
-    def fails(self, method: str, path: str, **sent: Any) -> tuple[int, str]:
-        response = self(method, path, **sent)
-        error = response.json()["error"]
-        assert error["message"]
-        return response.status_code, error["type"]
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     yield Site()
-
-
-def test_an_answer_comes_with_its_evidence_and_its_gaps(site: Site) -> None:
-    said = site("POST", "/v1/ask", json={"question": " What is at the gate? ", "cameras": ["gate"]}).json()
-    assert said["answer"] == "A red truck is at the gate."
-    assert (said["probability"], said["cameras"], said["carriers"], said["took_ms"]) == (0.91, ["gate", "yard"], 48, 132.4)
-    evidence = said["evidence"][0]
-    assert evidence == {
-        "camera": "gate",
-        "at": "2023-11-14T22:13:20.000Z",
-        "at_ms": T0,
-        "start": iso(T0 - 500),
-        "end": iso(T0 + 500),
-        "score": 0.6,
-        "picture": f"/v1/frames/gate/{T0}.jpg",
-    }
-    assert site("GET", evidence["picture"]).content == jpeg("gate")
-    assert said["gaps"][0]["reason"].startswith("camera offline")
-    assert site.ask.asked == [Question(text="What is at the gate?", cameras=("gate",))]
-
-
-def test_the_time_asked_about_reaches_the_model(site: Site) -> None:
-    site("POST", "/v1/ask", json={"question": "q", "since": T0 / 1000, "until": "2023-11-14T23:13:25+01:00"})
-    when = site.ask.asked[0].when
-    assert when is not None and (when.start_ms, when.end_ms) == (T0, T0 + 5000)
-    site("POST", "/v1/ask", json={"question": "q", "since": "-15m"})
-    when = site.ask.asked[1].when
-    assert when is not None and 0 <= when.end_ms - when.start_ms - 900_000 < 60_000
 
 
 @pytest.mark.parametrize(
@@ -80,45 +28,6 @@ def test_times_are_read(given: object, at: int) -> None:
 def test_other_times_are_refused(given: object) -> None:
     with pytest.raises(ValueError, match="time"):
         moment_ms(given, T0)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        {"question": ""},
-        {"question": "  "},
-        {"question": "q" * 501},
-        {"question": "q", "cameras": ["../etc"]},
-        {"question": "q", "since": "soon"},
-        {"question": "q", "since": 20, "until": 10},
-        {"question": "q", "extra": 1},
-    ],
-)
-def test_a_bad_question_is_refused(site: Site, body: dict[str, Any]) -> None:
-    assert site.fails("POST", "/v1/ask", json=body) == (422, "Invalid")
-    assert not site.ask.asked
-
-
-def test_nothing_remembered_is_said_as_such(site: Site) -> None:
-    response = site("POST", "/v1/ask", json={"question": "an elephant?"})
-    assert response.status_code == 404
-    assert response.json()["error"]["message"] == "nothing is remembered of gate between 08:00:00 and 09:00:00"
-    assert response.json()["error"]["hint"]
-
-
-def test_an_answer_without_words_is_an_error() -> None:
-    async def mute(question: Question) -> Answer:
-        return await FakeAsk(text=" ")(question)
-
-    assert Site(ask=mute).fails("POST", "/v1/ask", json={"question": "q"}) == (502, "NoAnswer")
-
-
-def test_a_defect_is_an_error_that_shows_nothing() -> None:
-    async def broken(question: Question) -> Answer:
-        raise RuntimeError(SECRET)
-
-    assert Site(ask=broken).fails("POST", "/v1/ask", json={"question": "q"}) == (500, "Internal")
 
 
 def test_cameras_are_listed_without_their_passwords(site: Site) -> None:
@@ -236,7 +145,9 @@ def test_alerts_come_with_their_pictures(site: Site) -> None:
 
 
 def test_health_tells_alive_from_able(site: Site) -> None:
-    assert site("GET", "/v1/health/ready").json() == {"status": "ready"}
+    assert site("GET", "/v1/health/ready").json() == {"status": "ready", "mode": None}
+    taught = Site(mode="training-free")
+    assert taught("GET", "/v1/health/ready").json() == {"status": "ready", "mode": "training-free"}
     site.store.down = True
     assert site("GET", "/v1/health/live").status_code == 200
     response = site("GET", "/v1/health/ready")
@@ -244,15 +155,6 @@ def test_health_tells_alive_from_able(site: Site) -> None:
     assert response.json()["error"]["message"] == "cannot reach redis://***@redis:6379/0"
     assert site.fails("GET", "/v1/streams") == (503, "StoreUnavailable")
     assert site.fails("GET", "/v1/frames/gate/latest.jpg") == (503, "StoreUnavailable")
-
-
-def test_a_question_too_many_is_refused_and_told_when_to_come_back() -> None:
-    async def busy(_: Question) -> Answer:
-        raise Busy("as many questions wait as are let in")
-
-    response = Site(ask=busy)("POST", "/v1/ask", json={"question": "q"})
-    assert (response.status_code, response.headers["retry-after"]) == (429, "2")
-    assert response.json()["error"]["type"] == "Busy"
 
 
 def test_a_process_that_answers_no_questions_says_so() -> None:
@@ -294,7 +196,7 @@ def test_other_sites_cannot_use_the_api_through_a_browser(site: Site) -> None:
 
 
 def test_the_page_is_served_under_a_strict_policy(site: Site) -> None:
-    for path, kind in {"/": "text/html", "/page.js": "javascript", "/page.css": "text/css"}.items():
+    for path, kind in {"/": "text/html", "/page.js": "javascript", "/api.js": "javascript", "/page.css": "text/css"}.items():
         response = site("GET", path)
         assert kind in response.headers["content-type"]
         policy = response.headers["content-security-policy"]

@@ -141,9 +141,10 @@ def test_a_clip_gives_the_same_carriers_and_gradients_at_once_and_frame_by_frame
     with torch.no_grad():
         seen = b.see([frame.image for frame in frames(6)]).unflatten(0, (2, 3))
     results = []
-    for way in (masked_pass, streamed_pass):
+    for streams in (False, True):
         tokens = seen.clone().requires_grad_(True)
-        keys, values = way(b, tokens)
+        streamed = streamed_pass(b, tokens) if streams else None
+        keys, values = (streamed.keys, streamed.values) if streamed else masked_pass(b, tokens)
         (keys.square().sum() + values.sin().sum()).backward()
         results.append((keys.detach(), values.detach(), tokens.grad))
     for masked, streamed in zip(*results, strict=True):

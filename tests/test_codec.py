@@ -6,14 +6,14 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from carriers import arrays
 from fuzz_codec import FINGERPRINT, KEY, attempt, with_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.core import BFLOAT16, Carrier, CarrierKey, TimeRange
-from storage.codec import HEADER, MAGIC, MAX_BYTES, VERSION, BadCarrier, decode, encode
-from storage.quantise import MAX_NUMBERS
+from pipeline.core import BFLOAT16, MAX_BYTES, MAX_NUMBERS, Carrier, CarrierKey, Patches, TimeRange
+from storage.codec import HEADER, MAGIC, VERSION, BadCarrier, decode, encode
 
 SPAN = TimeRange(start_ms=KEY.at_ms - 500, end_ms=KEY.at_ms)
 CARRIER = Carrier(
@@ -23,6 +23,9 @@ CARRIER = Carrier(
     embedding=np.arange(6, dtype=np.float16),
     kv=np.arange(2 * 2 * 3 * 4, dtype=np.float32).reshape(2, 2, 3, 4),
 )
+PLACES = np.array([[0, 7, 300], [1, 2, 65_535]], np.uint16)
+PATCHES = Patches(kv=np.arange(2 * 2 * 3 * 3 * 4, dtype=np.float32).reshape(2, 2, 3, 3, 4), places=PLACES)
+PATCHED = replace(CARRIER, patches=PATCHES)
 
 MS = st.integers(0, 2**53 - 1)
 DTYPE: st.SearchStrategy[np.dtype[Any]] = st.sampled_from([*map(np.dtype, ("<f2", "<f4", ">f2", ">f4")), BFLOAT16])
@@ -35,12 +38,19 @@ def carriers(draw: st.DrawFn) -> Carrier:
     start_ms, end_ms = sorted((draw(MS), draw(MS)))
     dtype = draw(DTYPE)
     shape = (draw(SIZE), 2, draw(SIZE), draw(SIZE))
+    kept = draw(st.integers(0, 3))
     return Carrier(
         key=CarrierKey(camera_id=draw(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)), at_ms=draw(MS)),
         fingerprint=draw(st.from_regex(r"[0-9a-f]{4,64}", fullmatch=True)),
         span=TimeRange(start_ms=start_ms, end_ms=end_ms),
         embedding=draw(hnp.arrays(draw(DTYPE), draw(SIZE))),
         kv=draw(hnp.arrays(dtype, shape)),
+        patches=Patches(
+            kv=draw(hnp.arrays(dtype, (*shape[:3], kept, shape[3]))),
+            places=np.sort(draw(hnp.arrays(np.uint16, (shape[0], kept), unique=True)), axis=1),
+        )
+        if kept
+        else None,
     )
 
 
@@ -53,7 +63,7 @@ def little_endian(array: np.ndarray[Any, Any]) -> bytes:
 def test_round_trip_is_bit_exact_and_read_only(carrier: Carrier) -> None:
     back = decode(encode(carrier), carrier.key, carrier.fingerprint)
     assert (back.key, back.fingerprint, back.span) == (carrier.key, carrier.fingerprint, carrier.span)
-    for ours, theirs in ((back.embedding, carrier.embedding), (back.kv, carrier.kv)):
+    for ours, theirs in zip(arrays(back), arrays(carrier), strict=True):
         assert (ours.shape, ours.dtype.name, ours.tobytes()) == (theirs.shape, theirs.dtype.name, little_endian(theirs))
         assert not ours.flags.writeable
     assert encode(back) == encode(carrier)
@@ -66,13 +76,17 @@ def test_strided_arrays_keep_their_order() -> None:
     np.testing.assert_array_equal(back.embedding, carrier.embedding)
 
 
-def body() -> dict[str, Any]:
-    fields: dict[str, Any] = msgpack.unpackb(encode(CARRIER)[HEADER.size :])
+def body(carrier: Carrier = CARRIER) -> dict[str, Any]:
+    fields: dict[str, Any] = msgpack.unpackb(encode(carrier)[HEADER.size :])
     return fields
 
 
-def with_field(name: str, value: object) -> bytes:
-    return with_header(msgpack.packb(body() | {name: value}))
+def with_field(name: str, value: object, carrier: Carrier = CARRIER) -> bytes:
+    return with_header(msgpack.packb(body(carrier) | {name: value}))
+
+
+def with_places(places: bytes) -> bytes:
+    return with_field("places", places, PATCHED)
 
 
 RAW = np.zeros(6, "<f2").tobytes()
@@ -137,6 +151,16 @@ ODD_VALUES = {
     "matrix embedding": (with_field("embedding", ["float16", "float16", [2, 3], 0, RAW]), "shape"),
     "flat kv": (with_field("kv", ["float16", "float16", [6], 0, RAW]), "shape"),
     "kv without values": (with_field("kv", ["float16", "float16", [6, 1, 1, 1], 0, RAW]), "shape"),
+    "patches without places": (with_field("patches", body(PATCHED)["patches"]), "malformed"),
+    "places without patches": (with_field("places", PLACES.tobytes()), "malformed"),
+    "places in a list": (with_field("places", PLACES.tolist(), PATCHED), "malformed"),
+    "no places": (with_places(b""), "shape"),
+    "places of half a layer": (with_places(PLACES.tobytes()[:-2]), "shape"),
+    "fewer places than patches": (with_places(PLACES[:, :2].tobytes()), "shape"),
+    "places twice": (with_places(PLACES[:, [0, 0, 1]].tobytes()), "malformed"),
+    "places out of order": (with_places(PLACES[:, ::-1].tobytes()), "malformed"),
+    "patches of other heads": (with_field("patches", body(replace(PATCHED, kv=CARRIER.kv))["kv"], PATCHED), "shape"),
+    "patches of another dtype": (with_field("patches", ["float16", "float16", [2, 2, 3, 3, 4], 0, bytes(288)], PATCHED), "dtype"),
 }
 
 
@@ -171,6 +195,12 @@ def test_asking_for_another_carrier_or_model_is_refused() -> None:
         ({"fingerprint": "not hex"}, "fingerprint"),
         ({"embedding": np.zeros(4, [("bfloat16", "<f2")])}, "dtype"),
         ({"embedding": np.zeros(0, np.float16)}, "shape"),
+        ({"patches": replace(PATCHES, kv=PATCHES.kv[..., :3])}, "shape"),
+        ({"patches": replace(PATCHES, places=PLACES[:1])}, "shape"),
+        ({"patches": replace(PATCHES, kv=PATCHES.kv[:, :, :, :0], places=PLACES[:, :0])}, "shape"),
+        ({"patches": replace(PATCHES, kv=PATCHES.kv.astype(np.float16))}, "dtype"),
+        ({"patches": replace(PATCHES, places=PLACES.astype(np.int64))}, "dtype"),
+        ({"patches": replace(PATCHES, places=PLACES[:, ::-1])}, "malformed"),
     ],
 )
 def test_what_cannot_be_read_back_is_not_written(change: dict[str, Any], reason: str) -> None:

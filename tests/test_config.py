@@ -31,7 +31,8 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     assert (config.model, config.redis, config.host, config.port, config.token) == ("embedded", None, "127.0.0.1", 8600, None)
     assert (config.memory.carriers, config.memory.keep_hours, config.memory.keep_pictures_hours) == (None, 336, 72)
     assert (config.memory.form, config.memory.key_files) == (Form.INT8, ())
-    assert (config.memory.keep_gb_per_camera, config.memory.cache_mb, config.registry_redis) == (8, 256, None)
+    assert (config.memory.keep_gb_per_camera, config.memory.cache_mb, config.registry_redis) == (8, 768, None)
+    assert (config.decode.min_replicas, config.decode.max_replicas) == (1, 1)
     assert config.watched() == [] and config.rules == ()
 
 
@@ -49,7 +50,7 @@ def test_the_example_loads_and_shows_no_secret() -> None:
 
 def test_the_example_says_the_defaults(tmp_path: Path) -> None:
     example, default = load_config(DEPLOY / "longwatch.example.yaml", ENVIRONMENT), load(tmp_path, "")
-    for key in ("model", "adapter", "redis", "registry_redis", "host", "port", "memory"):
+    for key in ("model", "adapter", "redis", "registry_redis", "host", "port", "memory", "decode"):
         assert getattr(example, key) == getattr(default, key)
 
 
@@ -64,10 +65,13 @@ def test_the_demo_loads_with_nothing_set() -> None:
         ("cameras: {gate: {url: rtsp://h}}", "cameras.gate.url: unknown key; did you mean uri?"),
         (
             "memory: {weeks: 2}",
-            "memory.weeks: unknown key; here may stand carriers, keep_hours, keep_pictures_hours, keep_gb_per_camera, cache_mb, form",
+            "memory.weeks: unknown key; here may stand carriers, live_policy, keep_hours, keep_pictures_hours, keep_gb_per_camera",
         ),
         ("memory: {form: int2}", "memory.form: Input should be 'exact', 'float16', 'int8' or 'int4'"),
+        ("memory: {live_policy: best}", "memory.live_policy: Input should be 'paper', 'recency', 'uniform' or 'merge'"),
         ("memory: {key_files: /etc/memory.key}", "memory.key_files: Input should be a valid tuple"),
+        ("decode: {min_replicas: 2}", "decode: min_replicas 2 is above max_replicas 1; raise max_replicas too"),
+        ("decode: {replicas: 2}", "decode.replicas: unknown key; did you mean min_replicas?"),
         ("cameras: {gate: {fps: 2}}", "cameras.gate.uri: is needed, and missing"),
         ("cameras: {gate: null}", "cameras.gate: keys are needed here"),
         ("cameras: {Gate: 'rtsp://h'}", "cameras: camera id 'Gate': use 1-63 of a-z"),

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from faults import Servers
 from rich.console import Console
 
 from actors import doctor
 from actors.doctor import Finding, diagnose, is_well, render
+from model.habits import Habits
 from pipeline.config import Config
 from storage.connect import connect
 from storage.redis_server import PrivateRedis
@@ -88,6 +90,16 @@ def test_a_redis_that_would_forget_indexes_is_noted(redis_server: PrivateRedis, 
     assert found.ok is None and "allkeys-lru" in found.detail and "volatile-ttl" in found.mend
 
 
+@pytest.mark.redis
+@pytest.mark.parametrize("fault", ["no_room_for_snapshots", "no_room_to_append"])
+def test_a_redis_whose_disk_is_full_is_wrong(tmp_path: Path, fault: str) -> None:
+    servers = Servers(tmp_path)
+    with getattr(servers, fault)():
+        found = named(diagnose(None, servers.first.url, 0), "Redis")
+    servers.close()
+    assert found.ok is False and "cannot write to its disk" in found.detail and "df -h" in found.mend
+
+
 @pytest.mark.parametrize("url", ["redis://:s3cret@127.0.0.1:1/0", "localhost:6379"])
 def test_a_redis_that_cannot_be_reached_is_wrong_and_its_password_is_not_shown(url: str, tmp_path: Path, port: int) -> None:
     found = named(diagnose(weights(tmp_path).model_copy(update={"redis": url}), None, port), "Redis")
@@ -99,6 +111,20 @@ def test_a_model_is_a_folder_with_weights_or_a_name(tmp_path: Path) -> None:
     assert empty.ok is False and "no weights" in empty.detail
     assert named(diagnose(Config(model="llava-hf/some-name"), None, 0), "model").ok is None
     assert named(diagnose(weights(tmp_path), None, 0), "model").ok is True
+
+
+def test_a_model_that_was_never_taught_is_said_to_be_used_without_training(tmp_path: Path) -> None:
+    untaught, taught = weights(tmp_path), tmp_path / "adapter"
+    taught.mkdir()
+    Habits().save(taught)
+    for config in (untaught, Config(model="llava-hf/some-name")):
+        found = named(diagnose(config, None, 0), "mode")
+        assert found.ok is None and found.detail.startswith("training-free") and "--adapter" in found.mend
+        adapted = named(diagnose(config.model_copy(update={"adapter": taught}), None, 0), "mode")
+        assert (adapted.detail, adapted.mend) == ("carriers", "")
+    assert named(diagnose(None, None, 0), "mode").detail == "carriers"  # the embedded model
+    Habits(mode="training-free", patches=8).save(tmp_path)
+    assert named(diagnose(untaught, None, 0), "mode").detail.startswith("training-free")
 
 
 def test_the_table_shows_every_finding_and_remedy() -> None:

@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from test_simulator import asked_about, shows
+from test_questions import asked_about, shows
 from transformers import PreTrainedTokenizerFast
 
 from model import vocabulary

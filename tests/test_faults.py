@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from faults import Proxy, Servers, port_of, through
 from numpy.typing import NDArray
 
 from pipeline.answerer import Answerer
-from pipeline.core import Carrier, CarrierWrite, NoMemory, Question
+from pipeline.core import Alert, Carrier, CarrierWrite, Mode, NoMemory, Question, StoreUnavailable
+from pipeline.sinks import Outbox
 from pipeline.writer import Writer
 from storage import keys
+from storage.registry import Registry
 from storage.store import CarrierStore
 
 pytestmark = pytest.mark.redis
@@ -31,6 +33,7 @@ class Decoder:
     """Says yes, and remembers what it was shown."""
 
     fingerprint: str = FINGERPRINT
+    mode: Mode = "carriers"
     text: str = "yes"
     probability: float = 1.0
     shown: list[Carrier] = field(default_factory=list)
@@ -56,10 +59,10 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 class Plane:
     """The end of a prefill plane: a store, and a writer before it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, limit: int = LIMIT) -> None:
         self.store = CarrierStore(url, FINGERPRINT, timeout_s=TIMEOUT_S)
         self.acknowledged = 0
-        self.writer = Writer(self._put, note=self.store.note_loss, limit=LIMIT, retry_s=0.05)
+        self.writer = Writer(self._put, note=self.store.note_loss, limit=limit, retry_s=0.05)
         self.claim = self.store.claim("dock")
         self.sent: list[int] = []
 
@@ -86,7 +89,7 @@ def fault(name: str) -> Callable[[Servers], AbstractContextManager[None]]:
     return lambda servers: getattr(servers, name)()
 
 
-@pytest.mark.parametrize("name", ["frozen", "killed", "full", "read_only"])
+@pytest.mark.parametrize("name", ["frozen", "killed", "full", "read_only", "no_room_for_snapshots", "no_room_to_append"])
 def test_an_outage_costs_what_the_buffer_does_not_hold_and_that_is_named(servers: Servers, name: str) -> None:
     plane = Plane(servers.first.url)
     plane.see(10)
@@ -116,6 +119,39 @@ def test_a_short_outage_costs_nothing(servers: Servers) -> None:
     eventually(plane.is_up_to_date, 30)
     assert plane.store.times("dock") == plane.sent and plane.writer.lost == 0 and plane.store.losses("dock") == []
     plane.close()
+
+
+def test_half_a_minute_of_silence_costs_nothing_and_holds_nobody_up(servers: Servers) -> None:
+    plane = Plane(servers.first.url, limit=512)  # as the prefill plane has it
+    plane.see(10)
+    with servers.frozen():
+        end_s = time.monotonic() + 30
+        while time.monotonic() < end_s:
+            plane.see(1)
+            time.sleep(0.1)
+    eventually(plane.is_up_to_date, 10)
+    assert plane.store.times("dock") == plane.sent and plane.writer.lost == 0 and len(plane.sent) > 150
+    plane.close()
+
+
+def test_alerts_that_cannot_be_kept_wait_for_the_server_and_none_is_told_twice(servers: Servers) -> None:
+    registry, told, fault = Registry(servers.first.url), list[Alert](), ExitStack()
+    alerts = [Alert(id=f"a{n}", rule_id="r", condition="x", camera_id="dock", at_ms=n, probability=1, evidence=()) for n in range(5)]
+
+    def tell(alert: Alert) -> None:
+        told.append(alert)
+        if len(told) == 1:
+            fault.enter_context(servers.read_only())
+
+    outbox = Outbox(registry.add_alert, tell)
+    with fault:
+        for found in (alerts[:3], alerts[3:4]):
+            with pytest.raises(StoreUnavailable):
+                outbox.send(found)
+        assert told == alerts[:1]
+    outbox.send(alerts[4:])
+    assert told == alerts and registry.alerts() == alerts[::-1]
+    registry.close()
 
 
 def test_a_durable_server_that_is_killed_comes_back_with_everything(tmp_path: Path) -> None:

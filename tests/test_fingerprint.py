@@ -35,6 +35,10 @@ def test_the_fingerprint_changes_with_every_field(name: str) -> None:
     assert replace(SPEC).fingerprint == SPEC.fingerprint
 
 
+def test_models_without_patches_keep_the_name_they_had_before_there_were_any() -> None:
+    assert SPEC.fingerprint == "8aae1d26ca343f87"
+
+
 @EVERY_KIND
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_carriers_bytes_are_those_that_the_spec_tells(kind: str, dtype: torch.dtype) -> None:
@@ -119,16 +123,18 @@ def test_the_fingerprint_changes_with_words_pictures_and_spacing(kind: str) -> N
 
 def test_the_fingerprint_does_not_change_with_how_a_model_is_used() -> None:
     b = backbone(ONE, F32)
-    assert Backbone(b.net, b.tokenizer, replace(b.habits, live=3, budget=9, evidence_heads=((0, 0),))).spec == b.spec
+    assert Backbone(b.net, b.tokenizer, replace(b.habits, live=3, live_policy="uniform", budget=9, evidence_heads=((0, 0),))).spec == b.spec
 
 
-def test_an_unknown_spacing_is_refused() -> None:
+def test_an_unknown_spacing_or_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="'far'.*frame-length, unit"):
         Habits(spacing="far")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'best'.*paper, recency, uniform, merge"):
+        Habits(live_policy="best")  # type: ignore[arg-type]
 
 
 def test_all_habits_are_saved(tmp_path: Any) -> None:
-    habits = Habits(live=2, budget=7, evidence_heads=((1, 0), (0, 0)), spacing="unit", grid=(3, 5))
+    habits = Habits(live=2, live_policy="merge", patches="all", budget=7, evidence_heads=((1, 0), (0, 0)), spacing="unit", grid=(3, 5))
     b = Backbone(backbone(ONE, F32).net, tokenizer(), habits, ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]))
     save(b, tmp_path)
     again = Backbone.load(tmp_path)

@@ -18,8 +18,7 @@ from web_fakes import FakeAsk, FakeRegistry, FakeStore, call
 from actors.asking import OUTCOMES, Asking
 from actors.metrics import Alerting, Decoding, Metrics, Prefilling, cameras, loops, memory, prefill, rules
 from actors.scrape import PlaneDown, Source, scrape
-from actors.tracing import Trace
-from pipeline.core import Camera, CameraPhase, CameraStatus, Frame, Question, StoreUnavailable
+from pipeline.core import Camera, CameraPhase, CameraStatus, Frame, StoreUnavailable
 from pipeline.ingest import Ingest
 from pipeline.loop import Loop
 from pipeline.prefiller import Prefiller
@@ -27,7 +26,6 @@ from pipeline.rules import RuleEngine
 from pipeline.writer import Writer
 from storage.store import CarrierStore
 from web.api import create_app
-from web.guard import Busy, NotReady, TooLate
 
 DOCUMENT = Path(__file__).parent.parent / "docs/metrics.md"
 
@@ -143,53 +141,6 @@ def test_a_question_is_counted_by_how_it_ends_and_only_answers_are_timed(error: 
     assert {name for name, count in counted.items() if count} == {outcome} and counted[outcome] == 1
     assert len(counted) == 8
     assert scraped(metrics)["longwatch_question_seconds_count", "api"] == (error is None)
-
-
-def test_a_question_that_finds_nobody_to_decode_is_refused_with_a_reason() -> None:
-    from ray.exceptions import ActorDiedError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-
-    from actors.api import ask_decode
-
-    class Gone:
-        def __init__(self, error: Exception) -> None:
-            self._error = error
-
-        @property
-        def answer(self) -> "Gone":
-            return self
-
-        async def remote(self, *_: object) -> None:
-            raise self._error
-
-    for error in (ActorDiedError(), DeploymentUnavailableError("decode")):
-        with pytest.raises(NotReady, match=type(error).__name__):
-            asyncio.run(ask_decode(Gone(error), Question(text="What?"), Trace.new()))
-    with pytest.raises(Busy):
-        asyncio.run(ask_decode(Gone(BackPressureError(64, 64)), Question(text="What?"), Trace.new()))
-
-
-def test_a_question_waits_so_long_and_no_longer_and_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    from actors import api
-
-    cancelled: list[bool] = []
-
-    class Slow:
-        @property
-        def answer(self) -> "Slow":
-            return self
-
-        async def remote(self, *_: object) -> None:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.append(True)
-                raise
-
-    monkeypatch.setattr(api, "DEADLINE_S", 0.05)
-    with pytest.raises(TooLate, match="within 0.05 s"):
-        asyncio.run(api.ask_decode(Slow(), Question(text="What?"), Trace.new()))
-    assert cancelled
 
 
 @pytest.mark.redis

@@ -1,9 +1,10 @@
 """The page in a real browser: what an analyst sees and does."""
 
+import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from conftest import lacking
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from web_fakes import FakeAsk, FakeRegistry, FakeStore, jpeg, seen
 
-from pipeline.core import Alert, Camera
+from pipeline.core import Alert, Answer, Camera, Question
 from web.api import create_app
 
 pytestmark = pytest.mark.browser
@@ -108,6 +109,7 @@ def test_a_question_is_answered_with_pictures(browser: Browser) -> None:
         card = page.locator("#answers article").first
         expect(card.locator(".answer")).to_have_text("A red truck is at the gate.")
         expect(card).to_contain_text("91 % sure")
+        expect(card).to_contain_text("training-free")
         expect(card).to_contain_text("camera offline")
         expect_loaded(page, "#answers .evidence img")
         screenshot(page, "desktop")
@@ -120,6 +122,38 @@ def test_a_question_is_answered_with_pictures(browser: Browser) -> None:
     (question,) = site.ask.asked
     assert question.cameras == ("gate",) and question.when is not None
     assert question.when.end_ms - question.when.start_ms == pytest.approx(600_000, abs=5000)
+
+
+def test_words_are_seen_as_they_come_and_the_answer_takes_their_place(browser: Browser) -> None:
+    site, go = Site(), threading.Event()
+
+    async def slow(question: Question) -> AsyncGenerator[str | Answer, None]:
+        yield "A red "
+        yield "tr\u00fcck "
+        await asyncio.to_thread(go.wait, 30)
+        yield site.ask.answer()
+
+    site.app = create_app(site.registry, site.store, slow)
+    with site.served() as address, visit(browser, address) as page:
+        ask(page, "What is at the gate?")
+        card = page.locator("#answers article").first
+        expect(card.locator(".answer")).to_have_text("A red tr\u00fcck ")
+        expect(card).to_have_attribute("aria-busy", "true")
+        go.set()
+        expect(card.locator(".answer")).to_have_text("A red truck is at the gate.")
+        expect(card).not_to_have_attribute("aria-busy", "true")
+
+
+def test_an_answer_that_breaks_off_is_said_to_have(browser: Browser) -> None:
+    site = Site()
+
+    async def breaks_off(_: Question) -> AsyncGenerator[str | Answer, None]:
+        yield "A red "
+
+    site.app = create_app(site.registry, site.store, breaks_off)
+    with site.served() as address, visit(browser, address) as page:
+        ask(page, "What is at the gate?")
+        expect(page.locator("#answers article.failed .answer")).to_have_text("The answer broke off. Ask again.")
 
 
 def test_nothing_remembered_is_said_in_plain_words(browser: Browser) -> None:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,14 +13,18 @@ from PIL import Image
 
 from model.memory import LiveMemory
 from pipeline.core import VECTOR, Carrier, CarrierKey, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded, TimeRange
+from pipeline.prefiller import REPEAT_MS, Prefiller
 from pipeline.prefiller import LiveMemory as Remembers
-from pipeline.prefiller import Prefiller
+from pipeline.stillness import CELL
 
 LIMIT = 3
 
 
-def frame(at_ms: int, camera: str = "gate", shade: int = 0) -> Frame:
-    image = np.full((24, 32, 3), (at_ms % 251, shade, 90), np.uint8)
+def frame(at_ms: int, camera: str = "gate", shade: int = 0, shows: int | None = None) -> Frame:
+    """What goes on is at the top; frames that show the same are the same."""
+    shown = at_ms if shows is None else shows
+    image = np.full((4 * CELL, 4 * CELL, 3), (shown % 251, shade, 90), np.uint8)
+    image[:CELL] = np.random.default_rng(shown).integers(0, 256, (4, 3), np.uint8).repeat(CELL, 0)
     return Frame(camera_id=camera, pts_ns=at_ms * 1_000_000, captured_ms=at_ms, image=image)
 
 
@@ -181,8 +185,8 @@ def test_the_picture_kept_is_the_frame() -> None:
     store = Store()
     store.start().step([frame(200, shade=40)])
     picture = np.asarray(Image.open(io.BytesIO(store.writes[0].picture)), np.int16)
-    assert picture.shape == (24, 32, 3)
-    assert np.abs(picture - np.array([200, 40, 90])).max() < 12
+    assert picture.shape == (4 * CELL, 4 * CELL, 3)
+    assert np.abs(picture[2 * CELL :] - np.array([200, 40, 90])).max() < 12
 
 
 def test_no_frames_are_no_work() -> None:
@@ -217,3 +221,38 @@ def test_frames_of_a_camera_that_another_prefiller_has_are_skipped_and_counted()
     prefiller = Prefiller(Model(), store.live, store.writes.append, claim)
     made = prefiller.step([frame(10, "gate"), frame(10, "dock")])
     assert [carrier.key.camera_id for carrier in made] == ["dock"] and prefiller.skipped == 1
+
+
+def test_what_shows_nothing_new_repeats_the_last_that_did_for_a_minute() -> None:
+    store = Store()
+    prefiller = store.start()
+    times = [0, 8_000, 16_000, REPEAT_MS, REPEAT_MS + 8_000, REPEAT_MS + 16_000]
+    for at_ms in times:
+        prefiller.step([frame(at_ms, shows=1), frame(at_ms, "dock")])
+    gate = [w for w in store.writes if w.carrier.key.camera_id == "gate"]
+    again = REPEAT_MS + 8_000
+    assert [w.repeats for w in gate] == [None, 0, 0, 0, None, again]
+    assert [w.live for w in gate] == [(0,)] * 4 + [(0, again)] * 2  # a repeat is none of the carriers that frames attend to
+    assert [w.carrier.key.at_ms for w in gate] == times and all(w.picture for w in gate)
+    assert [w.repeats for w in store.writes if w.carrier.key.camera_id == "dock"] == [None] * len(times)
+
+
+def test_what_changes_slowly_is_compared_with_what_was_kept_and_not_with_the_frame_before() -> None:
+    store = Store()
+    prefiller = store.start()
+    for step in range(12):
+        slowly = frame(step, shows=1)
+        image = slowly.image.copy()
+        image[CELL : 2 * CELL, :, 2] += 2 * step  # six levels are a change
+        prefiller.step([replace(slowly, image=image)])
+    assert [w.repeats for w in store.writes] == [None, 0, 0, 0, None, 4, 4, 4, None, 8, 8, 8]
+
+
+def test_a_restarted_prefiller_repeats_nothing_that_it_has_not_seen_and_knows_until_when_it_was_kept() -> None:
+    store = Store()
+    store.start().step([frame(0, shows=1)])
+    reaching = [replace(store.writes[0].carrier, span=TimeRange(start_ms=0, end_ms=16))]
+    restarted = Prefiller(Model(), lambda camera_id: reaching, store.writes.append)
+    assert restarted.step([frame(16, shows=1)]) == [] and restarted.stale == 1
+    restarted.step([frame(24, shows=1)])
+    assert (store.writes[-1].repeats, store.writes[-1].live) == (None, (0, 24))

@@ -1,26 +1,12 @@
 """The real backbones on torch's meta device: shapes without weights."""
 
-from typing import Any
-
 import pytest
 import torch
-from real_configurations import configurations
-from small_models import LLAVA, PAD, TOKENIZERS, VIDEO
-from transformers import AutoModelForImageTextToText
+from real_configurations import real
+from small_models import LLAVA
 
-from model.backbone import Backbone
 from model.context import carrier_positions, next_position
 from model.videoscan import VideoScan
-
-
-def real(name: str, config: Any = None) -> Backbone:
-    """With a tokenizer of the tests' own, since none is fetched: prompts differ, and so do fingerprints from the real ones."""
-    config = config or configurations()[name]
-    words = TOKENIZERS[config.model_type, "look: "]
-    config.video_token_id = words.convert_tokens_to_ids(VIDEO if config.model_type == LLAVA else PAD)
-    with torch.device("meta"):
-        net = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    return Backbone(net, words)
 
 
 @pytest.mark.parametrize(

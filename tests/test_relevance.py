@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from carriers import Watched
 from numpy.typing import NDArray
 from safetensors.torch import save_model
 from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, kv, off, stream
@@ -17,9 +17,8 @@ from model.backbone import Backbone
 from model.relevance import Relevance
 from model.videoscan import VideoScan
 from pipeline.answerer import Answerer
-from pipeline.core import Carrier, CarrierKey, Question
+from pipeline.core import Carrier, Question
 from pipeline.prefiller import Prefiller
-from storage.store import CarrierStore
 
 QUESTION = "Was there a red car?"
 
@@ -95,16 +94,6 @@ def looking_for(b: Backbone, target: Carrier) -> Relevance:
     head.carrier[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same carrier, else less
     head.question[1].bias[0], head.question[1].bias[-1] = 1000.0, -999.0
     return head
-
-
-class Watched(CarrierStore):
-    """A memory that knows what was read of it."""
-
-    read: Sequence[CarrierKey] = ()
-
-    def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
-        self.read = keys
-        return super().get(keys)
 
 
 @pytest.mark.redis

@@ -134,6 +134,8 @@ def test_what_cannot_be_is_refused() -> None:
         Resident(b, cameras=1, live=-1)
     with pytest.raises(ValueError, match="one frame a camera"):
         Resident(b, cameras=2, live=2).prefill(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), [1, 1])
+    with pytest.raises(ValueError, match="the paper's policy, not 'recency'"):
+        Resident(Backbone(b.net, b.tokenizer, replace(b.habits, live_policy="recency")), cameras=1)
 
 
 def test_away_from_cuda_a_graphed_function_is_called() -> None:

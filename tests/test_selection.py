@@ -1,11 +1,11 @@
 """Selection: what an answer looks at when it cannot look at everything."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import CarrierKey
-from pipeline.selection import Candidates, joined, probability, select
+from pipeline.selection import TOP, Candidates, joined, probability, select
 
 
 def camera(count: int, *, start: int = 0, relevant: dict[int, float] | None = None, scored: bool = True) -> Candidates:
@@ -42,6 +42,18 @@ def test_every_camera_keeps_its_newest() -> None:
     hits = dict.fromkeys(range(100, 400), 0.9)
     keys = select({"gate": camera(5000, relevant=hits), "yard": camera(5000), "dock": camera(3)}, budget=32)
     assert all(end in seconds(keys, name) for name, end in (("gate", 4999), ("yard", 4999), ("dock", 2)))
+
+
+def test_as_many_of_the_newest_as_are_wanted_are_taken_while_they_leave_room() -> None:
+    hits = dict.fromkeys(range(100, 400), 0.9)
+    one = {"gate": camera(5000, relevant=hits)}
+    assert set(range(4996, 5000)) <= set(seconds(select(one, 32, recent=4), "gate"))
+    assert not {4996, 4997} & set(seconds(select(one, 32), "gate"))  # 4998 ends what is spread evenly
+    several = {name: camera(5000, relevant=hits) for name in ("gate", "yard", "dock")}
+    keys = select(several, 32, recent=4)  # a quarter: two of each, and of two the third; one that is spread evenly comes behind
+    assert all({4998, 4999} <= set(seconds(keys, name)) and 4996 not in seconds(keys, name) for name in several)
+    crowd = {f"cam-{i}": camera(50 + i) for i in range(12)}
+    assert {key.camera_id for key in select(crowd, 16, recent=4)} == set(crowd)
 
 
 def test_without_scores_they_are_evenly_spread() -> None:
@@ -91,8 +103,8 @@ def test_scores_go_to_the_carriers_of_their_times() -> None:
 
 def test_a_probability_is_never_none_however_small() -> None:
     with np.errstate(over="raise"):
-        low, even, high = probability(np.array([-1e6, 0, 1e6], np.float32))
-    assert 0 < low < 1e-30 and even == 0.5 and high == 1
+        low, even, high = probability(np.array([0, 60_000, 120_000]), np.array([-1e6, 0, 1e6], np.float32))
+    assert 0 < low < 1e-4 and even == 0.5 and high > 1 - 1e-4
 
 
 @given(
@@ -112,3 +124,24 @@ def test_the_budget_is_used_and_never_exceeded(counts: list[int], budget: int, s
     assert len(set(keys)) == len(keys)
     assert all(key.at_ms in cameras[key.camera_id].at_ms for key in keys)
     assert keys == sorted(keys, key=lambda k: (k.at_ms, k.camera_id))
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_surest_of_all_cameras_are_taken_whichever_comes_first(seed: int) -> None:
+    r = np.random.default_rng(seed)
+    scores = {name: r.permutation(4 * 60).reshape(4, 60)[i].astype(np.float32) for i, name in enumerate("abcd")}
+    candidates = {name: Candidates(at_ms=10 * np.arange(60), scores=own / 1000) for name, own in scores.items()}
+    sure = sorted(((own[i], name, 10 * i) for name, own in scores.items() for i in range(60)), reverse=True)
+    budget = 64
+    most = (int(budget * TOP) - len(scores)) // 3  # each may take two neighbours along
+    chosen = {(key.camera_id, key.at_ms) for key in select(candidates, budget)}
+    assert {(name, at_ms) for _, name, at_ms in sure[:most]} <= chosen
+
+
+def test_what_is_there_for_seconds_stands_out_from_what_one_picture_is_mistaken_for() -> None:
+    at_ms = np.array([0, 1000, 2000, 3000, 60_000, 61_000, 62_000, 120_000])
+    logits = np.array([-6, 3, -6, -6, 0, 3, 0, 3], np.float32)
+    steadied = np.array([-1.5, -3, -3, -6, 1.5, 1, 1.5, 3])  # alone in its time, a moment is what it is
+    assert np.allclose(probability(at_ms, logits), 1 / (1 + np.exp(-steadied)), rtol=1e-5)
+    assert logits[1] == 3  # the caller's

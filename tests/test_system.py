@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import ray
 from numpy.typing import NDArray
+from odd_camera import OddCamera
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
@@ -151,6 +153,18 @@ def test_a_camera_is_added_watched_removed_and_forgotten_while_running(client: h
     until(lambda: not stream(client, "extra"))
     assert client.get("/v1/frames/extra/latest.jpg").status_code == 404
     assert not [a for a in client.get("/v1/alerts").raise_for_status().json()["alerts"] if a["camera"] == "extra"]
+
+
+def test_a_camera_that_refuses_us_is_shown_with_its_reason_beside_those_that_are_live(client: httpx.Client) -> None:
+    with OddCamera() as odd:
+        odd.does = "refuses"
+        client.post("/v1/streams", json={"id": "odd", "uri": odd.uri}).raise_for_status()
+        until(lambda: "(401)" in (stream(client, "odd").get("error") or ""))
+        shown = CliRunner().invoke(app, ["cameras", "--url", str(client.base_url)], env={"COLUMNS": "200"}).output
+        assert re.search(r"odd .*lost .*refuses the user name or the password \(401\)", shown) and re.search(r"gate .*live", shown)
+        odd.does = "well"
+        until(lambda: stream(client, "odd")["phase"] == "live" and not stream(client, "odd")["error"])
+    client.delete("/v1/streams/odd", params={"forget": True}).raise_for_status()
 
 
 def test_a_rule_fires_with_evidence(client: httpx.Client) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -133,14 +133,19 @@ def test_a_question_leaves_one_trace_however_it_ends(collector: Collector) -> No
     asking = Asking(CollectorRegistry())
     traces: list[Trace] = []
 
-    async def ask(question: Question, trace: Trace) -> Answer:
+    async def ask(question: Question, trace: Trace) -> AsyncGenerator[str | Answer, None]:
         traces.append(trace)
         decode.span(trace, "answer", 1, 2, carriers=3)
-        return await FakeAsk()(question)
+        async for said in FakeAsk()(question):
+            yield said
 
-    asyncio.run(watched(ask, asking, api, Question(text="What?")))
+    async def listen(question: str) -> None:
+        async for _ in watched(ask, asking, api, Question(text=question)):
+            pass
+
+    asyncio.run(listen("What?"))
     with pytest.raises(NoMemory):
-        asyncio.run(watched(ask, asking, api, Question(text="An elephant?")))
+        asyncio.run(listen("An elephant?"))
     eventually(lambda: len(collector.spans) == 4, within_s=30)
     for trace in traces:
         spans = collector.of(trace)

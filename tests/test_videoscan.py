@@ -108,6 +108,16 @@ def test_a_batch_of_unequal_memories_equals_one_camera_at_a_time(kind: str, dtyp
     assert off([c.embedding for c in together], [c.embedding for c in alone]) < bound(dtype)
 
 
+def test_a_memory_follows_the_policy_of_the_site_or_else_the_models() -> None:
+    b = backbone(replace(ONE, layers=1), F32)
+    film = frames(4)
+    times = [frame.captured_ms for frame in film]
+    scan = VideoScan(Backbone(b.net, b.tokenizer, replace(b.habits, live_policy="recency")), live=3)
+    other = VideoScan(scan.backbone, live=3, policy="uniform")
+    assert [[c.key.at_ms for c in stream(each, film)[1].carriers] for each in (scan, other)] == [times[1:], [times[0], *times[2:]]]
+    assert other.fingerprint == scan.fingerprint == VideoScan(b).fingerprint
+
+
 # Carriers as values
 
 

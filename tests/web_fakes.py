@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,7 @@ from pipeline.core import (
     StoreUnavailable,
     TimeRange,
 )
+from web.api import create_app
 
 T0 = 1_700_000_000_000
 SECRET = "rtsp://user:secret@host/1"
@@ -138,10 +139,15 @@ class FakeAsk:
     text: str = "A red truck is at the gate."
     asked: list[Question] = field(default_factory=list)
 
-    async def __call__(self, question: Question) -> Answer:
+    async def __call__(self, question: Question) -> AsyncGenerator[str | Answer, None]:
         self.asked.append(question)
         if "elephant" in question.text:
             raise NoMemory("nothing is remembered of gate between 08:00:00 and 09:00:00")
+        for word in self.text.split(" ")[:-1]:
+            yield f"{word} "
+        yield self.answer()
+
+    def answer(self) -> Answer:
         span = TimeRange(start_ms=self.at_ms - 60_000, end_ms=self.at_ms - 30_000)
         gap = Gap(camera_id="yard", span=span, reason=f"camera offline ({SECRET})")
         return Answer(
@@ -152,7 +158,9 @@ class FakeAsk:
             cameras=("gate", "yard"),
             carriers=48,
             model="f00d",
+            mode="training-free",
             took_ms=132.4,
+            first_ms=41.5,
         )
 
 
@@ -165,6 +173,27 @@ def call(app: FastAPI, method: str, path: str, **sent: Any) -> httpx.Response:
             return await client.request(method, path, **sent)
 
     return asyncio.run(send())
+
+
+class Site:
+    """The app over fakes; every answer it gives is searched for credentials."""
+
+    def __init__(self, **options: Any) -> None:
+        self.registry, self.store, self.ask = FakeRegistry(), FakeStore(), FakeAsk()
+        self.store.pictures = {("gate", T0 - 4000): jpeg("gate -4 s"), ("gate", T0): jpeg("gate")}
+        self.app = create_app(self.registry, self.store, options.pop("ask", self.ask), **options)
+
+    def __call__(self, method: str, path: str, **sent: Any) -> httpx.Response:
+        response = call(self.app, method, path, **sent)
+        assert b"secret" not in response.content
+        assert "secret" not in str(response.headers)
+        return response
+
+    def fails(self, method: str, path: str, **sent: Any) -> tuple[int, str]:
+        response = self(method, path, **sent)
+        error = response.json()["error"]
+        assert error["message"]
+        return response.status_code, error["type"]
 
 
 @contextmanager
