@@ -142,7 +142,7 @@ class _Graph:
         return message is not None
 
     def captured_ms(self, sample: Any) -> int:
-        """When a picture was taken: by the camera's clock if that is sane, else by when it came."""
+        """When a picture was taken: by the camera's clock if that is sane, else by when it came; never later than now."""
         now_ns, clock_ns = time.time_ns(), self._pipeline.get_clock().get_time()
         meta = sample.get_buffer().get_reference_timestamp_meta(_NTP)
         if meta and self._trust_ntp:
@@ -150,9 +150,10 @@ class _Graph:
             # Once seen wrong it is not believed again on this connection: jumping between two clocks is worse than either.
             self._trust_ntp = abs(taken_ns - now_ns) < _SANE_NS
             if self._trust_ntp:
-                return taken_ns // 1_000_000
+                return min(taken_ns, now_ns) // 1_000_000
+        # What comes in one burst after a pause is spread out again by its own stamps, and so into the future.
         running_ns = sample.get_segment().to_running_time(Gst.Format.TIME, sample.get_buffer().pts)
-        return int(now_ns - clock_ns + self._pipeline.get_base_time() + running_ns) // 1_000_000
+        return min(int(now_ns - clock_ns + self._pipeline.get_base_time() + running_ns), now_ns) // 1_000_000
 
     def _add(self, factory: str, **properties: Any) -> Any:
         element = Gst.ElementFactory.make(factory)

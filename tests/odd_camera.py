@@ -44,11 +44,11 @@ class OddCamera:
     sends: what it films, one of `_SENDS`; whoever connects is told the codec, and who is connected is not.
     does: "well"; "stalls" (keeps the connection and sends nothing more); "garbage" (random bytes in its packets); or, to whoever
     connects, and who is connected is thrown out: "refuses" (401), "nonsense" (no RTSP at all), "mute" (accepts, and says nothing).
-    ahead_s: how far its clock is ahead of ours.
+    ahead_s: how far its clock is ahead of ours. tells_time: whether it reports its clock at all.
     """
 
-    def __init__(self, sends: str = "h264") -> None:
-        self.sends, self.does, self.ahead_s = sends, "well", 0.0
+    def __init__(self, sends: str = "h264", *, tells_time: bool = True) -> None:
+        self.sends, self.does, self.ahead_s, self._tells_time = sends, "well", 0.0, tells_time
         self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.uri = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/"
@@ -109,7 +109,7 @@ class OddCamera:
                 payload = noise.randbytes(len(packet) - 12) if self.does == "garbage" else packet[12:]
                 packet = packet[:2] + struct.pack(">HII", number, stamp, 7) + payload
                 client.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
-                if at_s - reported_s > 1:
+                if self._tells_time and at_s - reported_s > 1:
                     reported_s = at_s
                     ntp = struct.pack(">II", int(told_s) + _NTP, int(told_s % 1 * 2**32))
                     report = struct.pack(">BBHI", 0x80, 200, 6, 7) + ntp + struct.pack(">III", stamp, number, 0)
@@ -128,7 +128,9 @@ class OddCamera:
                 if sample := out.try_pull_sample(Gst.SECOND // 5):
                     buffer = sample.get_buffer()
                     zero_s = zero_s or time.time() - pipeline.get_current_running_time() / 1e9
-                    yield zero_s + buffer.pts / 1e9, buffer.extract_dup(0, buffer.get_size())
+                    # Encoders begin at a thousand hours; the segment says so.
+                    at_ns = sample.get_segment().to_running_time(Gst.Format.TIME, buffer.pts)
+                    yield zero_s + at_ns / 1e9, buffer.extract_dup(0, buffer.get_size())
         finally:
             pipeline.set_state(Gst.State.NULL)
 
