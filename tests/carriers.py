@@ -63,7 +63,8 @@ def dump(client: Any) -> dict[bytes, bytes]:
     return {name: client.dump(name) for name in client.scan_iter()}
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 5) -> None:
+def eventually(holds: Callable[[], bool], within_s: float = 60) -> None:
+    """Wait for what must come true; how soon is never the question here."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         with suppress(StoreUnavailable):

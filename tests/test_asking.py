@@ -143,9 +143,9 @@ class Endless:
         self.there: dict[Seat, int] = {}
 
     def turn(self, joining: Mapping[Seat, tuple[str, Sequence[Carrier]]], leaving: Collection[Seat]) -> dict[Seat, Word]:
-        time.sleep(0.002)  # as a model takes its time: what nobody reads would else pile up by the gigabyte
+        time.sleep(0.01)  # as a model takes its time: what nobody reads would else pile up by the gigabyte
         self.there = {seat: n + 1 for seat, n in (self.there | dict.fromkeys(joining, 0)).items() if seat not in leaving}
-        return {seat: Word("word " * n) for seat, n in self.there.items()}
+        return {seat: Word("w " * n) for seat, n in self.there.items()}
 
 
 def test_who_hangs_up_leaves_the_batch_and_the_others_go_on() -> None:
@@ -163,7 +163,7 @@ def test_who_hangs_up_leaves_the_batch_and_the_others_go_on() -> None:
         return registry.get_sample_value("longwatch_questions_total", {"outcome": "cancelled"}) or 0
 
     app = create_app(FakeRegistry(), FakeStore(), partial(watched, speak, Asking(registry), Off()))
-    with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         with client.stream("POST", "/v1/ask", json=STREAM) as stays:
             lines = stays.iter_lines()
             assert next(lines) == "event: words"
