@@ -105,6 +105,12 @@ class Servers:
         self._stack.callback(again.wait)
         self._stack.callback(again.terminate)
 
+    def await_appended(self) -> None:
+        """Until a durable server has handed to the system everything that it acknowledged."""
+        with redis.Redis.from_url(self.first.url) as client:
+            while client.info("persistence")["aof_buffer_length"]:
+                time.sleep(0.01)
+
     @contextmanager
     def full(self) -> Iterator[None]:
         with redis.Redis.from_url(self.first.url) as client:

@@ -23,9 +23,8 @@ from storage.store import CarrierStore
 
 pytestmark = pytest.mark.redis
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.3  # of a call to the store
 LIMIT = 20
-FRAME_S = 0.05  # taking a write takes less on a busy machine, and waiting for the store much more
 
 
 @dataclass
@@ -59,30 +58,39 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
 class Plane:
     """The end of a prefill plane: a store, and a writer before it."""
 
-    def __init__(self, url: str, limit: int = LIMIT) -> None:
-        self.store = CarrierStore(url, FINGERPRINT, timeout_s=TIMEOUT_S)
-        self.acknowledged = 0
+    def __init__(self, url: str, limit: int = LIMIT, timeout_s: float = TIMEOUT_S) -> None:
+        self.store = CarrierStore(url, FINGERPRINT, timeout_s=timeout_s)
+        self.memory = CarrierStore(url, FINGERPRINT, timeout_s=60)  # the same, read by one who is patient
+        self.acknowledged = self.refused = 0
+        self._took_s: list[float] = []  # each write
         self.writer = Writer(self._put, note=self.store.note_loss, limit=limit, retry_s=0.05)
-        self.claim = self.store.claim("dock")
+        self.claim = self.memory.claim("dock")
         self.sent: list[int] = []
 
     def see(self, count: int) -> None:
-        began = time.monotonic()
         for at_ms in range(len(self.sent), len(self.sent) + count):
-            self.writer.write(write(at_ms, claim=self.claim))
+            one, began = write(at_ms, claim=self.claim), time.monotonic()
+            self.writer.write(one)
+            self._took_s.append(time.monotonic() - began)
             self.sent.append(at_ms)
-        assert time.monotonic() - began < count * FRAME_S + 0.5
+        held_up = sum(took_s >= TIMEOUT_S for took_s in self._took_s)
+        assert held_up <= 1 + len(self._took_s) / 10  # a busy machine holds up one or two; waiting for the store would hold up each
 
     def _put(self, writes: Sequence[CarrierWrite]) -> None:
-        self.store.put(writes)
+        try:
+            self.store.put(writes)
+        except StoreUnavailable:
+            self.refused += 1
+            raise
         self.acknowledged += len(writes)
 
     def is_up_to_date(self) -> bool:
-        return self.store.newest("dock") == self.sent[-1]
+        return self.memory.newest("dock") == self.sent[-1]
 
     def close(self) -> None:
         self.writer.close()
         self.store.close()
+        self.memory.close()
 
 
 def fault(name: str) -> Callable[[Servers], AbstractContextManager[None]]:
@@ -96,17 +104,17 @@ def test_an_outage_costs_what_the_buffer_does_not_hold_and_that_is_named(servers
     eventually(lambda: plane.acknowledged == 10)  # what is kept but not acknowledged would be put again, and counted as lost
     with fault(name)(servers):
         plane.see(5 * LIMIT)
-        eventually(lambda: plane.writer.lost == 4 * LIMIT, 30)  # what was under way has come back: the buffer is full, and no more
-    eventually(lambda: plane.is_up_to_date() and bool(plane.store.losses("dock")), 30)  # noted once a put was acknowledged
-    kept = plane.store.times("dock")
+        eventually(lambda: plane.writer.lost == 4 * LIMIT)  # what was under way has come back: the buffer is full, and no more
+    eventually(lambda: plane.is_up_to_date() and bool(plane.memory.losses("dock")))  # noted once a put was acknowledged
+    kept = plane.memory.times("dock")
     assert kept[-LIMIT:] == plane.sent[-LIMIT:] and plane.writer.lost == 4 * LIMIT
     plane.see(1)
     eventually(plane.is_up_to_date)
     gone = set(plane.sent) - set(kept) - (set(range(10)) if name == "killed" else set())
-    eventually(lambda: all(f"{4 * LIMIT} moments" in gap.reason for gap in plane.store.losses("dock")))
-    (loss,) = plane.store.losses("dock")
+    eventually(lambda: all(f"{4 * LIMIT} moments" in gap.reason for gap in plane.memory.losses("dock")))
+    (loss,) = plane.memory.losses("dock")
     assert {loss.span.start_ms, loss.span.end_ms - 900} <= gone and all(at_ms in loss.span for at_ms in gone)
-    answer = Answerer(Decoder(), plane.store, lambda: ["dock"]).answer(Question(text="Was there a car?"))
+    answer = Answerer(Decoder(), plane.memory, lambda: ["dock"]).answer(Question(text="Was there a car?"))
     assert any(f"{4 * LIMIT} moments were seen and could not be kept" in gap.reason for gap in answer.gaps)
     plane.close()
 
@@ -115,9 +123,9 @@ def test_a_short_outage_costs_nothing(servers: Servers) -> None:
     plane = Plane(servers.first.url)
     with servers.frozen():
         plane.see(LIMIT)
-        time.sleep(3 * TIMEOUT_S)  # long enough for a try to fail
-    eventually(plane.is_up_to_date, 30)
-    assert plane.store.times("dock") == plane.sent and plane.writer.lost == 0 and plane.store.losses("dock") == []
+        eventually(lambda: plane.refused > 0)
+    eventually(plane.is_up_to_date)
+    assert plane.memory.times("dock") == plane.sent and plane.writer.lost == 0 and plane.memory.losses("dock") == []
     plane.close()
 
 
@@ -129,8 +137,8 @@ def test_half_a_minute_of_silence_costs_nothing_and_holds_nobody_up(servers: Ser
         while time.monotonic() < end_s:
             plane.see(1)
             time.sleep(0.1)
-    eventually(plane.is_up_to_date, 10)
-    assert plane.store.times("dock") == plane.sent and plane.writer.lost == 0 and len(plane.sent) > 150
+    eventually(plane.is_up_to_date)
+    assert plane.memory.times("dock") == plane.sent and plane.writer.lost == 0 and len(plane.sent) > 150
     plane.close()
 
 
@@ -158,24 +166,24 @@ def test_a_durable_server_that_is_killed_comes_back_with_everything(tmp_path: Pa
     servers = Servers(tmp_path, durable=True)
     plane = Plane(servers.first.url)
     plane.see(LIMIT)
-    eventually(plane.is_up_to_date)
-    time.sleep(1.5)  # appendfsync everysec
+    eventually(lambda: plane.acknowledged == LIMIT)
+    servers.await_appended()
     with servers.killed():
         plane.see(LIMIT)
-    eventually(plane.is_up_to_date, 30)
-    assert plane.store.times("dock") == plane.sent and plane.writer.lost == 0
+    eventually(plane.is_up_to_date)
+    assert plane.memory.times("dock") == plane.sent and plane.writer.lost == 0
     plane.close()
     servers.close()
 
 
 def test_a_slow_server_is_kept_up_with(servers: Servers) -> None:
     proxy = Proxy(port_of(servers.first))
-    plane = Plane(through(servers.first.url, proxy))
+    plane = Plane(through(servers.first.url, proxy), timeout_s=10)
     proxy.delay_s = 0.2
     for _ in range(6):
         plane.see(LIMIT // 2)
-        eventually(plane.is_up_to_date, 30)
-    assert plane.store.times("dock") == plane.sent and plane.writer.lost == 0
+        eventually(lambda: plane.acknowledged == len(plane.sent))
+    assert plane.memory.times("dock") == plane.sent and plane.writer.lost == 0
     plane.close()
     proxy.close()
 
@@ -183,21 +191,21 @@ def test_a_slow_server_is_kept_up_with(servers: Servers) -> None:
 @pytest.mark.parametrize("after", [200, 700, 2500, 9000])
 def test_a_connection_that_is_cut_mid_write_leaves_all_of_a_batch_or_nothing(servers: Servers, after: int) -> None:
     proxy = Proxy(port_of(servers.first))
-    direct = CarrierStore(servers.first.url, FINGERPRINT)
+    direct = CarrierStore(servers.first.url, FINGERPRINT, timeout_s=60)
     plane = Plane(through(servers.first.url, proxy))
     proxy.cut_after = after
     plane.see(LIMIT)
 
     def cut_thrice() -> bool:
-        if direct.newest("dock") == plane.sent[-1]:  # small batches may all have got through between the cuts
+        if plane.acknowledged == len(plane.sent):  # small batches may all have got through between the cuts
             plane.see(LIMIT // 2)
         return proxy.cuts > 2
 
-    eventually(cut_thrice, 30)
+    eventually(cut_thrice)
     seen = direct.times("dock")
     assert all(direct.get([key(at_ms) for at_ms in seen]))  # no entry without its value
     proxy.cut_after = None
-    eventually(plane.is_up_to_date, 30)
+    eventually(lambda: plane.acknowledged == len(plane.sent))
     assert direct.times("dock") == plane.sent and plane.writer.lost == 0
     for at_ms in plane.sent:
         assert_same(direct.get([key(at_ms)])[0], carrier(at_ms))
