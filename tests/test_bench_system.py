@@ -125,7 +125,7 @@ def test_a_day_is_put_by_the_stores_own_code_and_its_arrivals_are_seen() -> None
     with redis() as server, Arrivals(server.url) as arrivals:
         began_s = time.time()
         told = questions.fill(server.url, ["gate-0", "yard-1", "dock-2", "lobby-3"], 70)
-        assert until(lambda: len(arrivals.seen) == 280, 10) < 10
+        assert until(lambda: len(arrivals.seen) == 280, 60) < 60
         assert told.startswith("280 carriers")
         assert len(arrivals.lags(began_s, time.time())) == 280
         assert {camera for camera, _, _ in arrivals.seen} == {"gate-0", "yard-1", "dock-2", "lobby-3"}
@@ -149,12 +149,12 @@ def test_processes_are_known_by_what_they_run_and_end_together() -> None:
     try:
         assert process.stdout and process.stdout.readline()
         system = System("", process, {"redis": os.getpid()})
-        assert until(lambda: sorted(system.processes().values()) == ["longwatch up", "prefill", "ray", "redis"], 10) < 10
+        assert until(lambda: sorted(system.processes().values()) == ["longwatch up", "prefill", "ray", "redis"], 60) < 60
         assert system.cpu_s().keys() == {"longwatch up", "prefill", "ray", "redis"}
         assert f"redis {os.getpid()}" in system.resident_mb() and all(mb > 0 for mb in system.resident_mb().values())
         pids = set(system.processes()) - {os.getpid()}
     finally:
         end(process, patience_s=0.1)
-    assert until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 10) < 10
+    assert until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 60) < 60
     with pytest.raises(NotRunning, match="ended"):
         system.processes()

@@ -33,10 +33,8 @@ def work(worker: int, base: Path, out: Path, recipe: Recipe, meeting: Path) -> N
 
 def test_two_workers_learn_what_one_would_from_all_their_clips(tmp_path: Path) -> None:
     base = saved(tmp_path / "base")
-    started = [
-        get_context("spawn").Process(target=work, args=(worker, base, tmp_path / "two", replace(STILL, batch=1), tmp_path / "meeting"))
-        for worker in range(2)
-    ]
+    spawned, to = get_context("spawn"), (base, tmp_path / "two", replace(STILL, batch=1), tmp_path / "meeting")
+    started = [spawned.Process(target=work, args=(worker, *to), daemon=True) for worker in range(2)]  # the run ends without them
     for process in started:
         process.start()
     for process in started:

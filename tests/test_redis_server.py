@@ -59,10 +59,10 @@ def test_a_private_server_dies_with_the_process_that_started_it(tmp_path: Path) 
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        client = redis.Redis.from_url(parent.stdout.readline().strip(), retry=None, socket_timeout=1)
+        client = redis.Redis.from_url(parent.stdout.readline().strip(), retry=None, socket_timeout=60)
         assert client.ping()
         parent.kill()
-    deadline = time.monotonic() + 5
-    with client, pytest.raises(redis.RedisError):
+    deadline = time.monotonic() + 60
+    with client, pytest.raises(redis.ConnectionError):
         while time.monotonic() < deadline:
             client.ping()
