@@ -5,14 +5,16 @@ import os
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from killing import HUNG_S, TITLES, Asked, Ledger, People, Running, ask, stretch, until
+from killing import HUNG_S, TITLES, Asked, Ledger, People, Running, ask, until
+from own_time import OwnTime
 
 from actors.demo import free_port, simulated_site
 from simulator.visits import CAMERAS
@@ -22,11 +24,11 @@ MINUTES = float(os.environ.get("LONGWATCH_KILL_MINUTES", "0"))  # 0: every proce
 pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(900 + 120 * MINUTES)]
 
 SEED = 930_000
-PATIENCE_S = 60.0  # on a machine of one's own; then it is taken for dead
-UP_S = 100.0
+PATIENCE_S = 180.0  # then it is taken for dead
+UP_S = 300.0
 SEEN_AGAIN_S, ANSWERED_S, DRAINED_S = 10.0, 5.0, 10.0  # on a machine of one's own
 LOADED_S = 15.0  # where all that decode are killed, two models are loaded beside each other
-ARRIVED_S = 0.3  # by then a question is with the API
+ARRIVED_S = 3.0  # by then a question is with the API
 PICTURE_S = 0.125  # from picture to picture of the simulated cameras
 DECODE = {"min_replicas": 2, "max_replicas": 2}
 RULE = {"id": "anybody", "condition": "a person is there", "threshold": 0.05, "cooldown_s": 0}
@@ -39,30 +41,32 @@ class Site:
     running: Running
     url: str
     ledger: Ledger
-    stretch: float
+    own: OwnTime
 
     def heal_s(self, name: str, people: People) -> float:
-        """Kill a process, or all that decode; seconds until what it does is done again."""
-        at_s = time.time()
+        """Kill a process, or all that decode; seconds of our own until what it does is done again."""
         victims = self.running.kill(name)
+        at_s = time.time()
         healed = {
             "ingest": lambda: self.ledger.newest_s() > at_s,
             "prefill": lambda: self.ledger.newest_s() > at_s,
             "rules": lambda: self.running.replaced(name, victims) and _up(self.url, "rules"),
             "controller": lambda: self.running.replaced(name, victims) and people.answered_since(at_s),
         }
-        return until(healed.get(name, lambda: people.answered_since(at_s)), PATIENCE_S * self.stretch)
+        return self._until(healed.get(name, lambda: people.answered_since(at_s)), at_s)
 
     def heal_of_one_s(self, people: People) -> float:
-        """Kill one of two that decode; seconds until a question that was asked since is answered."""
-        at_s = time.time()
+        """Kill one of two that decode; seconds of our own until a question that was asked since is answered."""
         self.running.kill("decode", 1)
-        return until(lambda: people.answered_since(at_s), PATIENCE_S * self.stretch)
+        at_s = time.time()
+        return self._until(lambda: people.answered_since(at_s), at_s)
+
+    def _until(self, healed: Callable[[], bool], since_s: float) -> float:
+        return self.own.between(since_s, time.time()) if until(healed, PATIENCE_S) < PATIENCE_S else float("inf")
 
     def await_whole(self) -> None:
         """Until both decode again: whoever loads a model while another is still loading would be told as slow."""
-        patience_s = PATIENCE_S * self.stretch
-        assert until(lambda: _metrics(self.url).count('process_resident_memory_bytes{plane="decode"') == 2, patience_s) < patience_s
+        assert until(lambda: _metrics(self.url).count('process_resident_memory_bytes{plane="decode"') == 2, PATIENCE_S) < PATIENCE_S
 
 
 def _up(url: str, plane: str) -> bool:
@@ -78,26 +82,25 @@ def _metrics(url: str) -> str:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    longer = stretch()
-    with simulated_site(SEED) as served, PrivateRedis(tmp_path / "redis") as server:
+    with OwnTime() as own, simulated_site(SEED) as served, PrivateRedis(tmp_path / "redis") as server:
         cameras = {name: {"uri": uri, "still_s": 0} for name, uri in served["cameras"].items()}
         port = free_port(0)
         config, log = tmp_path / "longwatch.yaml", tmp_path / "log"
         config.write_text(json.dumps({"cameras": cameras, "rules": [RULE], "decode": DECODE, "port": port, "redis": server.url}))
         with Running(config, log) as running:
             url = f"http://127.0.0.1:{port}"
-            up_s = until(lambda: running.ended is not None or ask(url).answered, UP_S * longer)
-            assert up_s < UP_S * longer and running.ended is None, log.read_text()
+            up_s = until(lambda: running.ended is not None or ask(url).answered, UP_S)
+            assert up_s < UP_S and running.ended is None, log.read_text()
             model = httpx.post(f"{url}/v1/ask", json={"question": "Is there a car now?"}, timeout=HUNG_S).json()["model"]
             ledger = Ledger(server.url, model, list(CAMERAS))
             assert until(lambda: all(len(times) >= 5 for times in ledger.look().values()), PATIENCE_S) < PATIENCE_S
-            yield Site(running=running, url=url, ledger=ledger, stretch=longer)
+            yield Site(running=running, url=url, ledger=ledger, own=own)
             ledger.close()
 
 
 def test_whatever_is_killed_is_back_soon_and_nothing_is_lost(site: Site) -> None:
     seed = int(os.environ.get("LONGWATCH_KILL_SEED", time.time()))
-    print(f"LONGWATCH_KILL_SEED={seed}; computing takes {site.stretch:.1f} times as long as alone")
+    print(f"LONGWATCH_KILL_SEED={seed}")
     r = random.Random(seed)
     healed: defaultdict[str, list[float]] = defaultdict(list)
     proxy_gone: list[tuple[float, float]] = []  # when nobody listened
@@ -109,22 +112,23 @@ def test_whatever_is_killed_is_back_soon_and_nothing_is_lost(site: Site) -> None
                 time.sleep(r.uniform(0, 3))  # at any moment of whatever it is doing
                 at_s = time.time()
                 healed[name].append(site.heal_s(name, people))
-                print(f"{name}: {healed[name][-1]:.1f} s", flush=True)
+                print(f"{name}: {healed[name][-1]:.1f} s of our own in {time.time() - at_s:.1f} s", flush=True)
                 site.ledger.look()
                 if name == "proxy":
                     proxy_gone.append((at_s, time.time()))
             site.await_whole()
             healed["one of 2 decode"].append(site.heal_of_one_s(people))
     _print(healed, people.asked)
-    holes_s = {camera: np.diff(times) / 1000 for camera, times in site.ledger.look().items()}
+    times_s = {camera: np.array(times) / 1000 for camera, times in site.ledger.look().items()}
+    holes_s = {camera: max(site.own.between(*pair) for pair in pairwise(times)) for camera, times in times_s.items()}
     assert site.ledger.whole()
     assert all(max(asked.took_s for asked in people.asked) < HUNG_S for asked in people.asked)
     assert not [asked for asked in people.asked if not asked.said or (asked.status is None and not _within(asked, proxy_gone))]
-    assert min(steps.min() for steps in holes_s.values()) > 0.9 * PICTURE_S, "the same picture twice"
-    assert max(steps.max() for steps in holes_s.values()) < SEEN_AGAIN_S * site.stretch, holes_s
-    assert max(healed["decode"]) < LOADED_S * site.stretch, healed
-    assert max(max(times_s) for name, times_s in healed.items() if name != "decode") < SEEN_AGAIN_S * site.stretch, healed
-    assert max(healed["one of 2 decode"]) < ANSWERED_S * site.stretch, healed
+    assert min(np.diff(times).min() for times in times_s.values()) > 0.9 * PICTURE_S, "the same picture twice"
+    assert max(holes_s.values()) < SEEN_AGAIN_S, holes_s
+    assert max(healed["decode"]) < LOADED_S, healed
+    assert max(max(times_s) for name, times_s in healed.items() if name != "decode") < SEEN_AGAIN_S, healed
+    assert max(healed["one of 2 decode"]) < ANSWERED_S, healed
 
 
 def _within(asked: Asked, spans: list[tuple[float, float]]) -> bool:
@@ -147,16 +151,18 @@ def test_sigterm_under_load_answers_what_was_asked_writes_what_was_seen_and_leav
     with People(site.url, 12, pause_s=0) as people:
         until(lambda: len(people.asked) > 20, PATIENCE_S)
         with site.running.frozen("decode"):  # so that every question is under way
-            assert until(lambda: people.all_wait(ARRIVED_S * site.stretch), PATIENCE_S) < PATIENCE_S
+            assert until(lambda: people.all_wait(ARRIVED_S), PATIENCE_S) < PATIENCE_S
             at_s = time.time()
             site.running.terminate()
-        took_s = until(lambda: site.running.ended is not None, PATIENCE_S)
+        assert until(lambda: site.running.ended is not None, PATIENCE_S) < PATIENCE_S
+        took_s = site.own.between(at_s, time.time())
     assert site.running.ended == 0 and not site.running.processes()
     under_way = [asked for asked in people.asked if asked.at_s < at_s <= asked.end_s]
-    print(f"ended {took_s:.1f} s after SIGTERM; {len(under_way)} questions were under way, {_counted(people.asked)}")
+    behind_s = site.own.between(site.ledger.newest_s(), at_s)
+    print(f"ended {took_s:.1f} s after SIGTERM, which found the memory {behind_s:.1f} s behind; {_counted(people.asked)}")
     assert len(under_way) == 12 and all(asked.answered for asked in under_way)
     assert all(asked.said for asked in people.asked)
     assert any(asked.status == 503 for asked in people.asked if asked.at_s > at_s), "new questions are refused by name first"
-    assert site.ledger.newest_s() > at_s - 2
+    assert behind_s < 2
     assert folders and not any(folder.exists() for folder in folders)
-    assert took_s < DRAINED_S * site.stretch
+    assert took_s < DRAINED_S

@@ -34,13 +34,13 @@ from simulator.watching import Subject, watch
 from simulator.world import Site
 from storage.store import CarrierStore
 
-pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(900)]
 
 SEED = 930_000
 RULE = {"id": "anybody", "condition": "a person is there", "threshold": 0.05, "cooldown_s": 0}
 
 
-def until(reached: Callable[[], Any], patience_s: float = 120) -> Any:
+def until(reached: Callable[[], Any], patience_s: float = 240) -> Any:
     """Wait for a condition and give what it gave."""
     deadline = time.monotonic() + patience_s
     while not (got := reached()):
@@ -83,23 +83,28 @@ def picture(client: httpx.Client, path: str) -> NDArray[np.int16]:
 
 
 def test_every_camera_is_live_and_seen_about_once_a_second(client: httpx.Client) -> None:
-    for camera in CAMERAS:
-        told = stream(client, camera)
-        assert told["phase"] == "live", told
-        assert told["frames"] + told["still"] >= 0.7 * remembered_s(client, camera)
-        assert told["frames"] >= remembered_s(client, camera) / (STILL_S + 2)
+    # What a busy machine costs at the start is made up for in time; a camera that is always seen too seldom never gets there.
+    until(lambda: all(is_live_and_seen_about_once_a_second(stream(client, camera)) for camera in CAMERAS))
+
+
+def is_live_and_seen_about_once_a_second(told: dict[str, Any]) -> bool:
+    watched_s = seconds(told["remembered"]["end"]) - seconds(told["remembered"]["start"])
+    is_seen = told["frames"] + told["still"] >= 0.7 * watched_s and told["frames"] >= watched_s / (STILL_S + 2)
+    return bool(is_seen and told["phase"] == "live")
 
 
 def test_an_answer_comes_with_evidence_whose_picture_is_that_moment(client: httpx.Client, served: dict[str, Any]) -> None:
     answer = client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status().json()
     assert answer["answer"] and answer["carriers"] >= 2 and answer["cameras"] == ["yard"]
-    frames = client.get("/v1/frames/yard/latest.jpg")
-    at_s = int(frames.headers["Longwatch-At-Ms"]) / 1000
-    assert abs(time.time() - at_s) < 10
+    until(lambda: abs(time.time() - newest_picture_s(client, "yard")) < STILL_S / 2)
     shown = picture(client, "/v1/frames/yard/latest.jpg")
     assert shown.shape == (360, 640, 3)
     for moment in answer["evidence"]:
         assert moment["camera"] == "yard" and picture(client, moment["picture"]).shape == (360, 640, 3)
+
+
+def newest_picture_s(client: httpx.Client, camera: str) -> float:
+    return int(client.get(f"/v1/frames/{camera}/latest.jpg").headers["Longwatch-At-Ms"]) / 1000
 
 
 def test_pictures_show_what_the_site_showed_at_that_time(client: httpx.Client, served: dict[str, Any]) -> None:
@@ -115,23 +120,30 @@ def test_pictures_show_what_the_site_showed_at_that_time(client: httpx.Client, s
         assert error[0.0] == min(error.values())
 
 
-def test_one_scrape_tells_of_every_plane_and_the_status_is_well(client: httpx.Client) -> None:
-    client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status()
+JUDGED = ("longwatch_judge_seconds_count", "decode")
+WRITTEN, TIMED = ("longwatch_carriers_written_total", "prefill"), ("longwatch_carrier_lag_seconds_count", "prefill")
+
+
+def scraped(client: httpx.Client) -> dict[tuple[str, str], float]:
     told = {}
     for family in text_string_to_metric_families(client.get("/metrics").raise_for_status().text):
         for sample in family.samples:
             told[sample.name, sample.labels.get("camera", sample.labels.get("outcome", sample.labels["plane"]))] = sample.value
+    return told
+
+
+def test_one_scrape_tells_of_every_plane_and_the_status_is_well(client: httpx.Client) -> None:
+    client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status()
+    told = until(lambda: (now := scraped(client)).get(JUDGED, 0) >= 1 and now[WRITTEN] == now[TIMED] and now)
     planes = ("ingest", "prefill", "decode", "rules", "api")
     assert {plane: told["longwatch_up", plane] for plane in (*planes, "store")} == dict.fromkeys((*planes, "store"), 1)
     assert all(told["process_resident_memory_bytes", plane] > 10e6 for plane in planes)
     assert all(told["longwatch_camera_frames_total", camera] >= 2 for camera in CAMERAS)
     assert all(told["longwatch_camera_frames_total", c] + told["longwatch_camera_frames_still_total", c] >= 8 for c in CAMERAS)
-    assert told["longwatch_carriers_written_total", "prefill"] >= 2 * len(CAMERAS)
-    assert told["longwatch_carriers_written_total", "prefill"] == told["longwatch_carrier_lag_seconds_count", "prefill"]
+    assert told[WRITTEN] >= 2 * len(CAMERAS)
     assert told["longwatch_questions_total", "answered"] >= 1 and told["longwatch_answer_tokens_total", "decode"] >= 1
-    assert told["longwatch_judge_seconds_count", "decode"] >= 1
-    said = CliRunner().invoke(app, ["status", "--once", "--json", "--url", str(client.base_url)])
-    assert said.exit_code == 0, said.output
+    status = ["status", "--once", "--json", "--url", str(client.base_url)]
+    said = until(lambda: (now := CliRunner().invoke(app, status)).exit_code == 0 and now)
     assert {camera["id"] for camera in json.loads(said.output)["cameras"]} >= set(CAMERAS)
 
 
@@ -176,7 +188,7 @@ def test_a_rule_fires_with_evidence(client: httpx.Client) -> None:
 def test_a_killed_prefill_actor_comes_back_and_goes_on_remembering(client: httpx.Client) -> None:
     before = seconds(stream(client, "gate")["remembered"]["end"])
     ray.kill(ray.get_actor("prefill", namespace=NAMESPACE), no_restart=False)
-    after = until(lambda: (end := seconds(stream(client, "gate")["remembered"]["end"])) > before + 8 and end, 90)
+    after = until(lambda: (end := seconds(stream(client, "gate")["remembered"]["end"])) > before + 8 and end)
     answer = client.post("/v1/ask", json={"question": "Was there a car?", "cameras": ["gate"], "since": before, "until": after})
     assert answer.raise_for_status().json()["carriers"] >= 2
 
@@ -198,8 +210,8 @@ def test_a_real_clip_is_watched_to_its_end_with_right_times_and_nothing_is_left_
     events = json.loads((footage / "events.json").read_text())["car-detection.mp4"]
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            until(lambda: process.poll() is not None or _answers(http), 180)
-            until(lambda: stream(http, "lane").get("phase") == "ended", 120)
+            until(lambda: process.poll() is not None or _answers(http))
+            until(lambda: stream(http, "lane").get("phase") == "ended")
             until(lambda: remembered_s(http, "lane") > 0.8 * events["duration"])
             answer = http.post("/v1/ask", json={"question": "Was there a white car?"}).raise_for_status().json()
             assert answer["answer"] and answer["carriers"] >= 10
@@ -207,7 +219,7 @@ def test_a_real_clip_is_watched_to_its_end_with_right_times_and_nothing_is_left_
     finally:
         os.kill(process.pid, signal.SIGTERM)
         process.wait(60)
-    until(lambda: not alive(process.pid), 30)
+    until(lambda: not alive(process.pid))
 
 
 def _answers(http: httpx.Client) -> bool:

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-from killing import HUNG_S, TITLES, Ledger, People, Running, Session, ask, stretch, until
+from killing import HUNG_S, TITLES, Ledger, People, Running, Session, ask, until
+from own_time import OwnTime
 
 from actors.app import ENVIRONMENT
 from actors.demo import free_port, simulated_site
 from simulator.visits import CAMERAS
 from storage.redis_server import PrivateRedis
 
-pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(900)]
 
 SEED = 930_000
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 SEEN_AGAIN_S = 20.0  # on machines of one's own
 THERE = ("prefill", "decode", "rules")  # what runs on the machine that dies
 RAY = ["--num-cpus", "2", "--min-worker-port", "0", "--max-worker-port", "0", "--dashboard-agent-listen-port", "0"]
@@ -36,7 +37,7 @@ class Machines:
     second: Session
     url: str
     ledger: Ledger
-    stretch: float
+    own: OwnTime
 
 
 def ray_start(log: Path, environment: dict[str, str], roles: list[str], *more: str) -> Session:
@@ -50,12 +51,13 @@ def await_started(log: Path) -> None:
 
 @pytest.fixture
 def machines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    longer, token, head, port = stretch(), tmp_path / "token", f"127.0.0.1:{free_port(0)}", free_port(0)
+    token, head, port = tmp_path / "token", f"127.0.0.1:{free_port(0)}", free_port(0)
     token.write_text(secrets.token_hex(32))
     environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     of_head = ["--head", "--node-ip-address", "127.0.0.1", "--port", head.partition(":")[2], "--include-dashboard", "false"]
     of_head += ["--ray-client-server-port", str(free_port(0)), "--temp-dir", str(tmp_path_factory.mktemp("r"))]
     with (
+        OwnTime() as own,
         simulated_site(SEED) as served,
         PrivateRedis(tmp_path / "redis") as server,
         ray_start(tmp_path / "first", environment, ["ingest"], *of_head) as first,
@@ -70,12 +72,12 @@ def machines(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             await_started(tmp_path / "second")
             running = stack.enter_context(Running(config, log, "--ray", head, environment=environment))
             url = f"http://127.0.0.1:{port}"
-            up_s = until(lambda: running.ended is not None or ask(url).answered, 240)
-            assert up_s < 240 and running.ended is None, log.read_text()
+            up_s = until(lambda: running.ended is not None or ask(url).answered, 300)
+            assert up_s < 300 and running.ended is None, log.read_text()
             model = httpx.post(f"{url}/v1/ask", json={"question": "Is there a car now?"}, timeout=HUNG_S).json()["model"]
             ledger = Ledger(server.url, model, list(CAMERAS))
             assert until(lambda: all(len(times) >= 5 for times in ledger.look().values()), PATIENCE_S) < PATIENCE_S
-            yield Machines(first=first, second=second, url=url, ledger=ledger, stretch=longer)
+            yield Machines(first=first, second=second, url=url, ledger=ledger, own=own)
             ledger.close()
         first.kill_all()  # asked to end, Ray would wait for half a minute
 
@@ -86,16 +88,17 @@ def test_planes_run_where_the_labels_say_and_elsewhere_when_that_machine_dies(ma
         assert machines.second.processes(TITLES[name]) and not machines.first.processes(TITLES[name]), name
     with People(machines.url, 2) as people:
         assert until(lambda: len(people.asked) > 4, PATIENCE_S) < PATIENCE_S
-        at_s, began_s = time.time(), time.monotonic()
         machines.second.kill_all()
-        seen_s = until(lambda: machines.ledger.newest_s() > at_s, PATIENCE_S)
-        until(lambda: people.answered_since(at_s), PATIENCE_S)
-        answered_s = time.monotonic() - began_s if people.answered_since(at_s) else float("inf")
+        at_s = time.time()
+        assert until(lambda: machines.ledger.newest_s() > at_s, PATIENCE_S) < PATIENCE_S
+        seen_s = machines.own.between(at_s, time.time())
+        assert until(lambda: people.answered_since(at_s), PATIENCE_S) < PATIENCE_S
+        answered_s = machines.own.between(at_s, time.time())
         rules_s = until(lambda: machines.first.processes(TITLES["rules"]), PATIENCE_S)
         machines.ledger.look()
-    print(f"seen again {seen_s:.1f} s after, answered {answered_s:.1f} s; stretch {machines.stretch:.1f}; {len(people.asked)} questions")
+    print(f"seen again {seen_s:.1f} s of our own after, answered {answered_s:.1f} s; {len(people.asked)} questions")
     assert machines.ledger.whole()
     assert rules_s < PATIENCE_S and all(machines.first.processes(TITLES[name]) for name in THERE)
     assert not [asked for asked in people.asked if not asked.said or asked.status is None]
     assert max(asked.took_s for asked in people.asked) < HUNG_S
-    assert max(seen_s, answered_s) < SEEN_AGAIN_S * machines.stretch
+    assert max(seen_s, answered_s) < SEEN_AGAIN_S
