@@ -68,7 +68,7 @@ class RulesActor:
 
     def _keep(self, alert: Alert) -> None:
         try:
-            self._registry.add_alert(alert)
+            self._registry.add_alert_of_watched(alert)
         except BadEntry as error:  # it never can be kept, and is to hold up no other
             log.error("alert %s: %s", alert.id, error)
 

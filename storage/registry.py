@@ -91,6 +91,12 @@ class Registry:
             pipe.zremrangebyrank(keys.ALERTS, 0, -ALERTS_KEPT - 1)
             pipe.execute()
 
+    def add_alert_of_watched(self, alert: Alert) -> None:
+        """`add_alert`, but one of a camera that was removed, and perhaps forgotten, while it was judged leaves no trace."""
+        self.add_alert(alert)
+        if all(camera.id != alert.camera_id for camera in self.cameras()):  # whoever removes it from now on finds the alert
+            self.forget(alert.camera_id, TimeRange(start_ms=alert.at_ms, end_ms=alert.at_ms))
+
     def alerts(self, limit: int = 100) -> list[Alert]:
         """Alerts, newest first."""
         with reaching():

@@ -73,6 +73,17 @@ def test_alerts_of_a_forgotten_camera_are_deleted_and_no_others(registry: Regist
     assert [alert.camera_id for alert in registry.alerts()] == ["yard"]
 
 
+def test_an_alert_that_was_judged_while_its_camera_was_forgotten_is_not_kept(registry: Registry) -> None:
+    registry.add_camera(CAMERA)
+    registry.add_alert_of_watched(replace(ALERT, id="before", at_ms=1, evidence=()))
+    registry.add_alert_of_watched(ALERT)
+    assert [alert.id for alert in registry.alerts()] == [ALERT.id, "before"]
+    registry.remove_camera("dock")
+    registry.forget("dock")
+    registry.add_alert_of_watched(ALERT)
+    assert registry.alerts() == []
+
+
 @pytest.mark.parametrize(("when", "left"), [((0, 14), 2), ((16, 16), 0), ((15, 15), 1), ((18, 99), 2)])
 def test_alerts_that_tell_or_show_a_deleted_time_go(registry: Registry, when: tuple[int, int], left: int) -> None:
     registry.add_alert(ALERT)  # at 17, shows 15 to 17
