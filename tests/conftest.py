@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import redis
 from carriers import FINGERPRINT
+from hypothesis import HealthCheck, settings
 
 from storage.redis_server import PrivateRedis
 from storage.store import CarrierStore
 
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # as actors/ has it; some tests import ray before
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how fast it is, is no defect
+settings.load_profile("any machine")
 ROOT = Path(__file__).resolve().parent.parent
 
 

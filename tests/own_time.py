@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 
 STEP_S = 0.5
-LEAST = 0.02  # of a machine: however busy it is, its clock goes on
+LEAST = 0.05  # of a machine: however busy it is, the clock goes on
+WORTH = 1.5  # what is left of a shared machine is worth less: caches are cold, and turns are waited for
 WAITED = 0  # stands for the children that this process has waited for
 
 
@@ -26,11 +27,11 @@ class Used:
     ours_s: Mapping[int, float]  # by process
 
 
-def share(before: Used, after: Used, processors: int) -> float:
-    """What part of the machine was not taken by programs of others, between two looks."""
+def speed(before: Used, after: Used, processors: int) -> float:
+    """How fast the machine was for us, between two looks; 1 where others took no part of it."""
     ours_s = sum(max(0.0, used_s - before.ours_s.get(pid, 0.0)) for pid, used_s in after.ours_s.items())
     others_s = max(0.0, after.busy_s - before.busy_s - ours_s)
-    return max(LEAST, 1 - others_s / (processors * (after.at_s - before.at_s)))
+    return max(LEAST, 1 - others_s / (processors * (after.at_s - before.at_s))) ** WORTH
 
 
 class OwnTime:
@@ -61,7 +62,7 @@ class OwnTime:
             used = self._look()
             passed_s = used.at_s - self._used.at_s
             if passed_s > 0:
-                own_s = self._own_s[-1] + passed_s * share(self._used, used, os.cpu_count() or 1)
+                own_s = self._own_s[-1] + passed_s * speed(self._used, used, os.cpu_count() or 1)
                 self._at_s, self._own_s, self._used = [*self._at_s, used.at_s], [*self._own_s, own_s], used
 
     def _look(self) -> Used:
