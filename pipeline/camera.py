@@ -91,7 +91,7 @@ class _Graph:
     """The GStreamer pipeline of one connection: source ! parsebin ! (gate) ! decoder ! (sampler) ! convert and scale ! appsink."""
 
     def __init__(self, camera: Camera, address: SplitResult, silence_s: float, max_width: int, in_time: bool) -> None:
-        self._is_file = address.scheme in ("file", "")
+        self._is_file, self._is_http = address.scheme in ("file", ""), address.scheme.startswith("http")
         self._silence_s, self._max_width = silence_s, max_width
         self._ahead_s = 3 / camera.fps if self._is_file else 0.0  # how long a file may wait for its next picture to be due
         self._fps, self._gate, self._sampler = camera.fps, KeyGate(camera.fps, silence_s / 2), Sampler(camera.fps)
@@ -151,9 +151,11 @@ class _Graph:
             self._trust_ntp = abs(taken_ns - now_ns) < _SANE_NS
             if self._trust_ntp:
                 return min(taken_ns, now_ns) // 1_000_000
-        # What comes in one burst after a pause is spread out again by its own stamps, and so into the future.
+        # What comes in one burst after a pause is spread out again by its own stamps, and so into the future. The stamps of a film that
+        # is sent over HTTP know of no pause: each would leave all that follows further in the past.
         running_ns = sample.get_segment().to_running_time(Gst.Format.TIME, sample.get_buffer().pts)
-        return min(int(now_ns - clock_ns + self._pipeline.get_base_time() + running_ns), now_ns) // 1_000_000
+        came_ns = min(int(now_ns - clock_ns + self._pipeline.get_base_time() + running_ns), now_ns)
+        return (now_ns if self._is_http and now_ns - came_ns > _SANE_NS else came_ns) // 1_000_000
 
     def _add(self, factory: str, **properties: Any) -> Any:
         element = Gst.ElementFactory.make(factory)
@@ -177,7 +179,7 @@ class _Graph:
         # The login goes in by itself, so that no message of GStreamer can hold it.
         bare = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
         login = {"user_id": unquote(address.username or ""), "user_pw": unquote(address.password or "")} if address.username else {}
-        if address.scheme.startswith("http"):
+        if self._is_http:
             self._add("souphttpsrc", location=bare, is_live=True, do_timestamp=True, **login).link(self._parse)
             return
         # A decoder that cannot keep up loses pictures after 2 s, not all memory.

@@ -162,11 +162,11 @@ class _Watch:
         for frame in self._source.frames():
             if self._stopping.is_set():
                 return
+            self._last_frame_ms = frame.captured_ms
             if since_s is None:
                 since_s = self._pacing.clock_s()
                 self._went_live()
             self._live_s = self._pacing.clock_s() - since_s
-            self._last_frame_ms = frame.captured_ms
             if self._gate.passes(frame):
                 self._handover.offer(frame)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 from carriers import eventually
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from actors.app import Longwatch
 from actors.demo import free_port
@@ -24,7 +24,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     before = set(Path(tempfile.gettempdir()).glob("lw-*"))
     with pytest.raises(CannotStart, match=f"prefill plane did not start: .*UnknownBackbone: model {tmp_path / 'nothing'}"):
         Longwatch(Config(model=str(tmp_path / "nothing"), port=free_port(0))).__enter__()
-    assert set(Path(tempfile.gettempdir()).glob("lw-*")) == before
+    assert set(Path(tempfile.gettempdir()).glob("lw-*")) <= before
 
 
 @pytest.mark.ray
@@ -50,10 +50,10 @@ def test_a_plane_that_fails_as_it_is_restarted_is_started_again_once_it_can_be(t
         plane = Plane("fragile", Fragile, needed)
         needed.unlink()
         os.kill(ray.get(ray.get_actor("fragile").pid.remote()), signal.SIGKILL)
-        eventually(lambda: plane._loop.failures > 0, 30)
+        eventually(lambda: plane._loop.failures > 0, 120)
         assert "FileNotFoundError" in str(plane._loop.error)
         needed.touch()
-        eventually(lambda: _lives("fragile"), 30)
+        eventually(lambda: _lives("fragile"), 120)
         plane.close()
 
 
@@ -102,12 +102,12 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path, shared: str, folder: str, 
 def _lives(name: str) -> bool:
     try:
         return bool(ray.get(ray.get_actor(name).ready.remote(), timeout=10))
-    except (RayActorError, ValueError):
+    except (RayActorError, GetTimeoutError, ValueError):
         return False
 
 
 def test_a_call_after_the_end_starts_no_other_ray() -> None:
     late = "import actors.app, ray; ray.get_actor('ingest', namespace='longwatch')"
-    said = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, timeout=200, check=False)
     assert "RaySystemError" in said.stderr
     assert "Started a local Ray instance" not in said.stderr

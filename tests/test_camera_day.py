@@ -74,7 +74,7 @@ def test_what_is_missing_at_the_end_is_told(redis_url: str, raw: Any) -> None:
     store = CarrierStore(redis_url, FINGERPRINT)
     day = camera_day.Day(Numbers(), store, time.time_ns() // 1_000_000 - 60_000)
     day.push([with_square(i * 50) for i in range(5)])
-    day.writer.close()
+    day.writer.close(timeout_s=60)
     camera_day.check(store, day.tally)
     raw.unlink(next(raw.scan_iter("*:kv:*")))
     with pytest.raises(camera_day.Lost, match="5 were written, 5 are there, 1 of 5 unreadable"):

@@ -10,7 +10,7 @@ from model import embedded
 from model.backbone import Backbone
 from model.videoscan import VideoScan
 
-pytestmark = pytest.mark.gst  # filming goes through H.264
+pytestmark = [pytest.mark.gst, pytest.mark.timeout(1200)]  # filming goes through H.264, and takes half a minute of an idle machine
 
 SEED = 940_000  # held out, and not the bench's
 

@@ -5,7 +5,7 @@ from collections import deque
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import Frame
@@ -73,6 +73,7 @@ def test_no_depth_is_refused() -> None:
 OPERATION = st.one_of(st.sampled_from("abcd"), st.integers(1, 5), st.sampled_from("abcd").map(lambda id_: f"forget {id_}"))
 
 
+@settings(deadline=None)
 @given(depth=st.integers(1, 3), operations=st.lists(OPERATION, max_size=80))
 def test_it_is_bounded_in_order_and_fair_whatever_happens(depth: int, operations: list[str | int]) -> None:
     handover = Handover(depth)

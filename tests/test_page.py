@@ -19,6 +19,7 @@ from pipeline.core import Alert, Answer, Camera, Question
 from web.api import create_app
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=60_000)  # ms; for what must come
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -73,6 +74,7 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, address: str, expected: str = "no complaint", **options: Any) -> Iterator[Page]:
     """The page at an address; at the end nothing but `expected` was complained about in its console."""
     page = browser.new_page(**({"viewport": DESKTOP} | options))
+    page.set_default_timeout(60_000)  # ms
     complaints: list[str] = []
     page.on("console", lambda m: complaints.append(f"{m.text} {m.location['url']}") if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -130,7 +132,7 @@ def test_words_are_seen_as_they_come_and_the_answer_takes_their_place(browser: B
     async def slow(question: Question) -> AsyncGenerator[str | Answer, None]:
         yield "A red "
         yield "tr\u00fcck "
-        await asyncio.to_thread(go.wait, 30)
+        await asyncio.to_thread(go.wait, 120)
         yield site.ask.answer()
 
     site.app = create_app(site.registry, site.store, slow)

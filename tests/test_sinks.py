@@ -34,7 +34,7 @@ def host() -> Iterator[Host]:
             body = self.rfile.read(int(self.headers["content-length"]))
             state.got.append((self.path, self.headers["content-type"], body))
             if state.silent:
-                state.silent.wait(10)
+                state.silent.wait(60)
             self.send_response(state.statuses.pop(0) if len(state.statuses) > 1 else state.statuses[0])
             self.send_header("location", "/elsewhere")
             self.send_header("content-length", "0")
@@ -87,7 +87,7 @@ def test_a_host_that_says_nothing_is_given_up_on(host: Host) -> None:
     with pytest.raises(AlertDeliveryError, match="ReadTimeout") as caught:
         Webhook(host.url, timeout_s=0.1).emit(ALERT)
     host.silent.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert_hidden(caught.value)
 
 

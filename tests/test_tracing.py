@@ -105,7 +105,7 @@ def test_a_frame_leaves_one_trace_through_both_planes(collector: Collector, redi
     cameras = ingest.IngestActor(redis_url)
     prefiller = prefill.PrefillActor(Settings(redis_url=redis_url, registry_url=redis_url, model="none"), cameras.take)
     try:
-        eventually(lambda: len(collector.of(trace)) == 4, within_s=30)
+        eventually(lambda: len(collector.of(trace)) == 4, within_s=60)
         told = {sample.name: sample.value for family in prefiller.metrics() for sample in family.samples}
     finally:
         prefiller.close()
@@ -146,7 +146,7 @@ def test_a_question_leaves_one_trace_however_it_ends(collector: Collector) -> No
     asyncio.run(listen("What?"))
     with pytest.raises(NoMemory):
         asyncio.run(listen("An elephant?"))
-    eventually(lambda: len(collector.spans) == 4, within_s=30)
+    eventually(lambda: len(collector.spans) == 4, within_s=60)
     for trace in traces:
         spans = collector.of(trace)
         assert {name: service for name, (service, _) in spans.items()} == {"question": "longwatch-api", "answer": "longwatch-decode"}

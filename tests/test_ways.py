@@ -120,6 +120,7 @@ def _alone(backbone: Backbone, batch: Batch, row: int, answer: torch.Tensor) -> 
 
 
 @pytest.mark.gst
+@pytest.mark.timeout(1200)  # a minute of two cores, and more of busy ones
 def test_ways_are_compared_over_the_same_questions(backbone: Backbone) -> None:
     scan = VideoScan(backbone)
     rows = compare([by_carriers("one", scan), by_carriers("again", scan)], 128, 8, [940_002])
