@@ -221,14 +221,14 @@ def _host_memory() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _container_memory() -> int | None:
-    """What is left of a container's own limit; None without one."""
-    group = Path("/sys/fs/cgroup")
+def _container_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What is left of a container's own limit, files that can be read again not counted; None without one."""
     try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        return limit - int((group / "memory.current").read_text(encoding="ascii"))
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        counted = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):  # no such file; "max"
         return None
+    return limit - used + int(counted.get("inactive_file", 0))
 
 
 def _shared_memory() -> Finding:

@@ -134,3 +134,12 @@ def test_the_table_shows_every_finding_and_remedy() -> None:
     Console(file=out, width=100).print(render(findings))
     assert all(text in out.getvalue() for text in ("wrong", "[disk]", "[full]", "-> [empty it]", "note", "GPU", "none"))
     assert not is_well(findings) and is_well(findings[1:])
+
+
+def test_a_containers_memory_is_not_taken_by_files_that_can_be_read_again(tmp_path: Path) -> None:
+    assert doctor._container_memory(tmp_path) is None
+    for name, text in (("memory.max", "max\n"), ("memory.current", "900\n"), ("memory.stat", "anon 200\ninactive_file 600\n")):
+        (tmp_path / name).write_text(text)
+    assert doctor._container_memory(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert doctor._container_memory(tmp_path) == 700
