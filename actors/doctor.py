@@ -20,6 +20,7 @@ from rich.table import Table
 
 import model
 from model.habits import Habits
+from pipeline.codecs import HARDWARE
 from pipeline.config import EMBEDDED_MODEL, LOOPBACK, Config
 from pipeline.core import StoreUnavailable
 from storage.connect import connect, reaching
@@ -31,14 +32,13 @@ NVIDIA = Path("/proc/driver/nvidia")  # its driver is loaded
 SETUP = "scripts/setup.sh"
 INSTALL = "sudo apt-get install -y --no-install-recommends "
 
-# What pipeline/camera.py builds its graphs of, by the Debian package that brings it. In one word any will do.
+# What pipeline/camera.py builds its graphs of, if by the CPU, by the Debian package that brings it. In one word any will do.
 ELEMENTS = {
     "gstreamer1.0-plugins-base": ("filesrc", "capsfilter", "parsebin", "videoconvertscale", "appsink"),
     "gstreamer1.0-plugins-good": ("rtspsrc", "souphttpsrc", "rtph264depay", "rtph265depay", "rtpjpegdepay", "jpegdec|avdec_mjpeg"),
     "gstreamer1.0-plugins-bad": ("h264parse", "h265parse", "jpegparse"),
     "gstreamer1.0-libav": ("avdec_h264|openh264dec", "avdec_h265|libde265dec"),
 }
-HARDWARE = ("nvh264dec", "nvh265dec", "vah264dec", "vah265dec", "vaapih264dec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def _simulator(gst: Any) -> Finding:
 
 
 def _hardware(gst: Any) -> Finding:
-    found = [name for name in HARDWARE if gst.ElementFactory.find(name)]
+    found = [name for names in HARDWARE.values() for name in names if gst.ElementFactory.find(name)]
     return Finding(what="hardware decoding", ok=None, detail=", ".join(found) or "none here: cameras are decoded by the CPU")
 
 

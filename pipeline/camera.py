@@ -1,19 +1,19 @@
-"""Frames out of a camera or a video file, by GStreamer: the only module of the product that knows it."""
+"""Frames out of a camera or a video file, by GStreamer, which only this module and `pipeline.elements` know."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import gi
-import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.codecs import HARDWARE, PARSE, SOFTWARE, UNPACK, unsupported
 from pipeline.core import BadCamera, Camera, Frame
+from pipeline.elements import image, make, reason, scaled
 from pipeline.errors import CameraLost
-from pipeline.redact import redact
 from pipeline.sampling import KeyGate, Sampler
 
 gi.require_version("Gst", "1.0")
@@ -22,6 +22,8 @@ from gi.repository import Gst, GstApp  # noqa: E402, F401  (GstApp: gives appsin
 
 Gst.init(None)
 
+log = logging.getLogger(__name__)
+
 _SECOND = 1_000_000_000
 _NTP_TO_UNIX_NS = 2_208_988_800 * _SECOND
 _SANE_NS = 5 * _SECOND  # how far a camera's clock may be from ours and still be believed
@@ -29,22 +31,6 @@ _NTP = Gst.Caps.from_string("timestamp/x-ntp")
 _POLL_NS = _SECOND // 5  # how late a stop or an error may be noticed
 _TCP = 4  # GstRTSPLowerTrans
 _SCHEMES = ("rtsp", "rtsps", "http", "https", "file", "")
-_UNPACK = {"H264": "rtph264depay", "H265": "rtph265depay", "JPEG": "rtpjpegdepay"}
-_DECODERS = {  # by codec, best first
-    "video/x-h264": ("avdec_h264", "openh264dec"),
-    "video/x-h265": ("avdec_h265", "libde265dec"),
-    "image/jpeg": ("jpegdec", "avdec_mjpeg"),
-}
-_REASONS = {
-    Gst.ResourceError.NOT_AUTHORIZED: "the camera refuses the user name or the password (401): correct the login in its address",
-    Gst.ResourceError.NOT_FOUND: "nothing is there (404): correct the path in the camera's address, or the name of the file",
-    Gst.ResourceError.OPEN_READ_WRITE: "cannot connect: check the camera's host and port, and that it is switched on",
-}
-_MEANT = {  # by what GStreamer says
-    "(Parse error)": "what answers there does not speak RTSP: check the host and the port in the camera's address",
-    "(Timeout while waiting for server response)": "it lets us connect and says nothing: restart the camera",
-    "not-linked": "there is no video in it",
-}
 
 
 class GstSource:
@@ -59,6 +45,7 @@ class GstSource:
         if self._address.scheme not in _SCHEMES:
             raise BadCamera(f"camera {camera.id}: {self._address.scheme}:// is not supported; use rtsp, rtsps, http, https or a file")
         self._closed = threading.Event()
+        self._useless: set[str] = set()  # hardware decoders that gave no picture of this camera
         self._last_ms = 0
         self.decoded = 0  # pictures decoded on this connection: what sampling costs
 
@@ -68,7 +55,7 @@ class GstSource:
 
     def frames(self) -> Iterator[Frame]:
         """Frames as they come, at the camera's rate; ends with a file, or with `close`, and raises CameraLost otherwise."""
-        graph = _Graph(self._camera, self._address, self._silence_s, self._max_width, self._in_time)
+        graph = _Graph(self._camera, self._address, self._silence_s, self._max_width, self._in_time, self._useless)
         try:
             graph.play()
             while not self._closed.is_set():
@@ -78,24 +65,33 @@ class GstSource:
                     yield self._frame(sample, graph)
                 elif graph.ended():
                     return
+        except CameraLost:
+            if graph.hardware and not graph.pictures:
+                self._useless.add(graph.hardware)
+                log.warning("camera %s: no picture from %s: the CPU decodes from now on", self._camera.id, graph.hardware)
+            raise
         finally:
             graph.stop()
 
     def _frame(self, sample: Any, graph: "_Graph") -> Frame:
         buffer = sample.get_buffer()
         self._last_ms = max(graph.captured_ms(sample), self._last_ms + 1)
-        return Frame(camera_id=self._camera.id, pts_ns=buffer.pts, captured_ms=self._last_ms, image=_image(sample))
+        return Frame(camera_id=self._camera.id, pts_ns=buffer.pts, captured_ms=self._last_ms, image=image(sample))
 
 
 class _Graph:
     """The GStreamer pipeline of one connection: source ! parsebin ! (gate) ! decoder ! (sampler) ! convert and scale ! appsink."""
 
-    def __init__(self, camera: Camera, address: SplitResult, silence_s: float, max_width: int, in_time: bool) -> None:
+    def __init__(
+        self, camera: Camera, address: SplitResult, silence_s: float, max_width: int, in_time: bool, useless: Collection[str]
+    ) -> None:
         self._is_file, self._is_http = address.scheme in ("file", ""), address.scheme.startswith("http")
         self._silence_s, self._max_width = silence_s, max_width
         self._ahead_s = 3 / camera.fps if self._is_file else 0.0  # how long a file may wait for its next picture to be due
         self._fps, self._gate, self._sampler = camera.fps, KeyGate(camera.fps, silence_s / 2), Sampler(camera.fps)
         self._fault: str | None = None  # what a streaming thread found wrong
+        self._useless = useless
+        self.hardware: str | None = None  # the decoder, where it is one of a device
         self.pictures = 0  # decoded
         self._alive_s = time.monotonic()  # when the last of them was, or the connection began
         self._held = False  # whether the decoder may be keeping a picture back
@@ -132,7 +128,7 @@ class _Graph:
         if self._fault:
             raise CameraLost(self._fault)
         if message is not None and message.type == Gst.MessageType.ERROR:
-            raise CameraLost(_reason(*message.parse_error()))
+            raise CameraLost(reason(*message.parse_error()))
         if message is not None and not self.pictures:
             raise CameraLost("nothing in it could be decoded: the file is damaged, or holds no pictures")
         if message is not None and not self._is_file:
@@ -158,13 +154,23 @@ class _Graph:
         return (now_ns if self._is_http and now_ns - came_ns > _SANE_NS else came_ns) // 1_000_000
 
     def _add(self, factory: str, **properties: Any) -> Any:
-        element = Gst.ElementFactory.make(factory)
-        if element is None:
-            raise CameraLost(f"GStreamer has no {factory!r} here: install its good, bad and libav plugins")
-        for name, value in properties.items():
-            element.set_property(name.replace("_", "-"), value)
+        element = make(factory, **properties)
         self._pipeline.add(element)
         return element
+
+    def _add_decoder(self, codec: str) -> Any:
+        """The best that is here and can be used, or None."""
+        for name in (*HARDWARE.get(codec, ()), *SOFTWARE.get(codec, ())):
+            if name in self._useless or not Gst.ElementFactory.find(name):
+                continue
+            # More threads add latency, and cameras outnumber cores; a damaged picture is worse than none.
+            decoder = make(name, **({"max_threads": 1, "output_corrupt": False} if name.startswith("avdec") else {}))
+            if decoder.set_state(Gst.State.READY) != Gst.StateChangeReturn.FAILURE:  # a device may be there and not to be had
+                self.hardware = name if name in HARDWARE.get(codec, ()) else None
+                self._pipeline.add(decoder)
+                return decoder
+            decoder.set_state(Gst.State.NULL)
+        return None
 
     def _on(self, element: Any, signal: str, call: Callable[..., Any]) -> None:
         self._undo.append(partial(element.disconnect, element.connect(signal, call)))
@@ -201,10 +207,10 @@ class _Graph:
         if self._parse.get_static_pad("sink").is_linked():
             return
         encoding = pad.get_current_caps().get_structure(0).get_string("encoding-name")
-        if encoding not in _UNPACK:
-            self._fault = _unsupported(encoding)
+        if encoding not in UNPACK:
+            self._fault = unsupported(encoding)
             return
-        unpack = self._add(_UNPACK[encoding])
+        unpack = self._add(UNPACK[encoding])
         unpack.link(self._parse)
         unpack.sync_state_with_parent()
         pad.link(unpack.get_static_pad("sink"))
@@ -214,18 +220,24 @@ class _Graph:
         codec = (pad.get_current_caps() or pad.query_caps()).get_structure(0).get_name()
         if self._scale.get_static_pad("sink").is_linked() or not codec.startswith(("video/", "image/")):
             return
-        found = [name for name in _DECODERS.get(codec, ()) if Gst.ElementFactory.find(name)]
-        if not found:
-            self._fault = _unsupported(codec)
+        decoder = self._add_decoder(codec)
+        if decoder is None:
+            self._fault = unsupported(codec)
             return
-        # More threads add latency, and cameras outnumber cores; a damaged picture is worse than none.
-        options = {"max_threads": 1, "output_corrupt": False} if found[0].startswith("avdec") else {}
-        decoder = self._add(found[0], **options)
         decoder.link(self._scale)
         self._probe(decoder.get_static_pad("src"), Gst.PadProbeType.BUFFER | Gst.PadProbeType.EVENT_DOWNSTREAM, self._on_decoded)
         self._probe(pad, Gst.PadProbeType.BUFFER, self._on_coded)
         decoder.sync_state_with_parent()
-        pad.link(decoder.get_static_pad("sink"))
+        pad.link(self._entry(pad, decoder, codec).get_static_pad("sink"))
+
+    def _entry(self, pad: Any, decoder: Any, codec: str) -> Any:
+        """The decoder, or what has to repack the stream before it: some take fewer forms of H.264 than others."""
+        if codec not in PARSE or pad.query_caps().can_intersect(decoder.get_static_pad("sink").query_caps()):
+            return decoder
+        repack = self._add(PARSE[codec])
+        repack.link(decoder)
+        repack.sync_state_with_parent()
+        return repack
 
     def _on_all_parsed(self, _parse: Any) -> None:
         if not self._scale.get_static_pad("sink").is_linked():
@@ -252,49 +264,8 @@ class _Graph:
         if info.type & Gst.PadProbeType.EVENT_DOWNSTREAM:
             event = info.get_event()
             if event.type == Gst.EventType.CAPS:
-                self._size.set_property("caps", _scaled(event.parse_caps().get_structure(0), self._max_width))
+                self._size.set_property("caps", scaled(event.parse_caps().get_structure(0), self._max_width))
             return Gst.PadProbeReturn.DROP if event.type == Gst.EventType.SEGMENT_DONE else Gst.PadProbeReturn.OK
         self.pictures += 1
         self._alive_s = time.monotonic()
         return Gst.PadProbeReturn.OK if self._sampler.take(info.get_buffer().pts) else Gst.PadProbeReturn.DROP
-
-
-def _unsupported(codec: str) -> str:
-    return f"the camera sends {codec}, which cannot be read here: set it to H.264, H.265 or Motion JPEG"
-
-
-def _scaled(video: Any, max_width: int) -> Any:
-    """RGB with square pixels, at most so wide and never enlarged; a width of whole fours leaves no padding in its rows."""
-    found, above, below = video.get_fraction("pixel-aspect-ratio")
-    width, height = video.get_value("width") * (above / below if found else 1), video.get_value("height")
-    scale = min(1.0, max_width / width)
-    size = f"width={max(4, int(width * scale) // 4 * 4)},height={max(2, round(height * scale) // 2 * 2)}"
-    return Gst.Caps.from_string(f"video/x-raw,format=RGB,{size},pixel-aspect-ratio=1/1")
-
-
-def _image(sample: Any) -> NDArray[np.uint8]:
-    """A copy, read-only: GStreamer takes its memory back once unmapped."""
-    video = sample.get_caps().get_structure(0)
-    mapped, memory = sample.get_buffer().map(Gst.MapFlags.READ)
-    if not mapped:
-        raise CameraLost("a picture could not be read from GStreamer's memory")
-    try:
-        image = np.frombuffer(memory.data, np.uint8).reshape(video.get_value("height"), video.get_value("width"), 3).copy()
-    finally:
-        sample.get_buffer().unmap(memory)
-    image.flags.writeable = False
-    return image
-
-
-def _reason(error: Any, debug: str | None) -> str:
-    """What went wrong, for people; GStreamer's own words when there are no better."""
-    for code, text in _REASONS.items():
-        if error.matches(Gst.ResourceError.quark(), code):
-            return text
-    for words, text in _MEANT.items():
-        if words in (debug or ""):
-            return text
-    detail = (debug or "").strip().splitlines()
-    said = redact(f"{error.message} {detail[-1] if detail else ''}".strip())
-    damaged = any(error.matches(Gst.StreamError.quark(), code) for code in (Gst.StreamError.FORMAT, Gst.StreamError.DECODE))
-    return f"what it sends is damaged, or not what it was announced as: {said}" if damaged else said

@@ -161,7 +161,8 @@ def test_its_pictures_are_never_from_another_time(watched: Watched, name: str) -
 @pytest.mark.parametrize("tells_time", [True, False])
 def test_what_a_camera_sends_all_at_once_after_a_pause_is_never_from_the_future(tells_time: bool) -> None:
     with OddCamera(tells_time=tells_time) as camera:
-        source, well_s, late_s = GstSource(Camera(id="c", uri=camera.uri, fps=4, still_s=0), silence_s=PATIENCE_S), 0.0, list[float]()
+        watched = Camera(id="c", uri=camera.uri, fps=4, still_s=0)
+        source, well_s, late_s = GstSource(watched, silence_s=PATIENCE_S, in_time=False), 0.0, list[float]()  # skips none
         for number, frame in enumerate(source.frames()):
             late_s.append(time.time() - frame.captured_ms / 1000)
             if number == FPS:  # its clock is known by now
@@ -171,7 +172,7 @@ def test_what_a_camera_sends_all_at_once_after_a_pause_is_never_from_the_future(
             if well_s and time.monotonic() > well_s + 1.5:
                 break
     assert min(late_s) > -0.01, late_s
-    assert max(late_s) > 0.2 or not tells_time, "it was filmed before it came, if all but the newest two were skipped"
+    assert max(late_s) > SILENCE_S / 2 - 0.5 or not tells_time, "it was filmed before it came"
 
 
 def test_a_picture_that_grows_is_taken_as_it_is(watched: Watched) -> None:
