@@ -1,6 +1,6 @@
 """Reading questions, and an answer's words one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,21 +51,25 @@ def read(
     )
 
 
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest word of each row of scores [..., words], and its probability in float64."""
-    probability, word = logits.double().softmax(-1).max(-1)
+def likeliest(logits: Tensor, never: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+    """The likeliest word of each row of scores [..., words] that is not one of `never`, and its probability in float64."""
+    scores = logits.double()
+    if never:
+        scores = scores.index_fill(-1, torch.tensor(sorted(never), device=scores.device), -torch.inf)
+    probability, word = scores.softmax(-1).max(-1)
     return word, probability
 
 
 def greedy(backbone: Backbone, logits: Tensor, cache: DynamicCache, position: int, longest: int) -> tuple[list[int], float]:
     """The likeliest next token, again and again, until the answer ends or has `longest` tokens; and how sure all of them were.
 
+    It does not end before its first: a question is to get some answer, however unlikely.
     `logits` [words] are the first token's scores and `position` its place. All that `cache` holds is looked at; it grows.
     """
     tokens: list[int] = []
     sureness = 1.0
     while len(tokens) < longest:
-        word, probability = likeliest(logits)
+        word, probability = likeliest(logits, () if tokens else backbone.ends)
         token = int(word)
         sureness *= float(probability)
         if token in backbone.ends:

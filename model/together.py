@@ -55,7 +55,7 @@ class Answering:
     @torch.inference_mode()
     def join(self, questions: Read) -> None:
         """Take in more questions, as the last rows; the first token of their answers is there."""
-        tokens, probabilities = likeliest(questions.logits)
+        tokens, probabilities = likeliest(questions.logits, self._backbone.ends)
         self.tokens, self.probabilities = torch.cat((self.tokens, tokens)), torch.cat((self.probabilities, probabilities))
         self._positions = torch.cat((self._positions, questions.positions[:, None]))
         theirs = [questions.seen[:, None, :, None], *(each for layer in questions.cache.layers for each in (layer.keys, layer.values))]

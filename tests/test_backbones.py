@@ -93,7 +93,7 @@ def test_the_words_over_whole_frames_are_those_of_generate(tmp_path: Path, kind:
     film = frames(count, size=b.family.size, apart_ms=1000 * PACE_S)
     told = inputs(b, film, "What is it?")
     net = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=dtype, attn_implementation="eager").eval()
-    wanted = net.generate(**told, max_new_tokens=12, do_sample=False)[0, told["input_ids"].shape[1] :].tolist()
+    wanted = net.generate(**told, min_new_tokens=1, max_new_tokens=12, do_sample=False)[0, told["input_ids"].shape[1] :].tolist()
     read = dense.read(b, "What is it?", film)
     with torch.inference_mode():
         tokens, _ = greedy(b, read.logits, read.cache, read.position, 12)

@@ -30,6 +30,7 @@ from small_models import (
 )
 
 from model.backbone import Backbone
+from model.batch import Batch
 from model.context import Carriers, clip_pass
 from model.videoscan import ForeignCarrier, VideoScan
 
@@ -181,7 +182,10 @@ def test_an_answer_is_the_step_by_step_best_of_the_full_pass_without_a_cache(kin
     text, said, sure = b.suffix("What is it?"), [], 1.0
     with torch.inference_mode():
         for _ in range(6):
-            odds = whole_pass(b, film, [*text, *said])[0][-1].softmax(-1)
+            scores = whole_pass(b, film, [*text, *said])[0][-1].clone()
+            if not said:  # no answer is without a word
+                scores[b.tokenizer.eos_token_id] = -torch.inf
+            odds = scores.softmax(-1)
             token = int(odds.argmax())
             sure *= float(odds[token])
             if token == b.tokenizer.eos_token_id:
@@ -192,7 +196,7 @@ def test_an_answer_is_the_step_by_step_best_of_the_full_pass_without_a_cache(kin
     assert decoded.probability == pytest.approx(sure, rel=1e-9)
 
 
-def test_an_answer_ends_at_its_end_and_at_the_longest() -> None:
+def test_an_answer_has_a_word_and_ends_at_its_end_or_at_the_longest() -> None:
     b = backbone(ONE, F32)
     scan = VideoScan(b, live=2)
     carriers, _ = stream(scan, frames(2))
@@ -200,8 +204,12 @@ def test_an_answer_ends_at_its_end_and_at_the_longest() -> None:
     b.net.lm_head.register_forward_pre_hook(lambda *_: passes.append(1))
     scan.decode("?", carriers, longest=4)
     assert 4 <= len(passes) <= 5
+    said = scan.decode("?", carriers, longest=1)
     b.net.lm_head.register_forward_hook(lambda _, __, logits: logits.index_fill(-1, torch.tensor([b.tokenizer.eos_token_id]), 1e4))
-    assert scan.decode("?", carriers).text == ""
+    short, batch = scan.decode("?", carriers), Batch[int](scan)
+    assert short.text == said.text != "" and short.probability == pytest.approx(said.probability)
+    assert not batch.turn({1: ("?", carriers)})[1].ended
+    assert batch.turn({})[1].text == said.text and not batch.turn({})
 
 
 def test_carriers_repeat_and_reorder_by_row() -> None:
