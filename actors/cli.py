@@ -114,9 +114,10 @@ def ask(
 @app.command()
 def cameras(url: Url = HERE, token: Token = None) -> None:
     """List the cameras and how they are."""
-    table = Table("camera", "phase", "frames", "dropped", "reconnects", "last frame", "error")
+    table = Table("camera", "phase", "sampled", "frames", "dropped", "reconnects", "last frame", "error")
     for stream in _call("GET", url, "/v1/streams", token)["streams"]:
-        cells = (stream.get(key) for key in ("id", "phase", "frames", "dropped", "reconnects", "last_frame", "error"))
+        stream["sampled"] = f"{stream['share']:.0%}"
+        cells = (stream.get(key) for key in ("id", "phase", "sampled", "frames", "dropped", "reconnects", "last_frame", "error"))
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
     console.print(table)
 

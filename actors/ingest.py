@@ -47,4 +47,5 @@ class IngestActor:
 
     def _keep(self) -> None:
         self._ingest.reconcile(self._registry.cameras())
+        self._ingest.look()
         self._registry.report(self._ingest.statuses())

@@ -126,7 +126,9 @@ def cameras(statuses: Callable[[], Iterable[CameraStatus]]) -> Reading:
                 newest.add_metric([status.camera_id], status.last_frame_ms / 1000)
             for phase in CameraPhase:
                 phases.add_metric([status.camera_id, phase], phase is status.phase)
-        yield from (newest, phases)
+        share = GaugeMetricFamily("longwatch_sampling_share", "Of their rates that cameras are sampled at, less while prefill is behind")
+        share.add_metric([], min((status.share for status in known), default=1.0))
+        yield from (newest, phases, share)
 
     return read
 

@@ -46,10 +46,11 @@ class Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraLine:
-    """One camera. `dropped` and `reconnects` are since it was added, `lag_s` the age of its newest carrier."""
+    """One camera. `dropped` and `reconnects` are since it was added, `share` of its rate is sampled, `lag_s` old is its newest carrier."""
 
     id: str
     phase: str
+    share: float
     fps: float | None
     dropped: int
     reconnects: int
@@ -134,7 +135,7 @@ def _of(series: Series, name: str) -> dict[str, float]:
 def _camera(stream: Mapping[str, Any], fps: float | None, now_s: float) -> CameraLine:
     kept = stream["remembered"]
     lag_s = max(0.0, now_s - datetime.fromisoformat(kept["end"]).timestamp()) if kept else None
-    told = {name: stream[name] for name in ("id", "phase", "dropped", "reconnects", "error")}
+    told = {name: stream[name] for name in ("id", "phase", "share", "dropped", "reconnects", "error")}
     return CameraLine(fps=fps, lag_s=lag_s, **told)
 
 
@@ -157,6 +158,7 @@ def render(told: Report) -> Group:
     cameras = Table("camera", "phase", "frames/s", "dropped", "reconnects", "newest carrier", "error", box=None, padding=(0, 2, 0, 0))
     for line in told.cameras:
         phase = f"[red]{line.phase}[/]" if line.phase in PHASES_DOWN else line.phase
+        phase += f" [yellow]at {line.share:.0%}[/]" if line.share < 1 else ""
         numbers = (_shown(line.fps, "{:.1f}"), str(line.dropped), str(line.reconnects), _shown(line.lag_s, "{:.0f} s ago"))
         cameras.add_row(line.id, phase, *numbers, escape(line.error or ""))
     planes = Table("plane", "", "MB", box=None, padding=(0, 2, 0, 0))

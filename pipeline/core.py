@@ -89,6 +89,8 @@ class CameraStatus:
     frames: int = 0  # handed on to prefill
     dropped: int = 0  # replaced by newer ones before prefill took them
     still: int = 0  # not handed on, since nothing had changed
+    share: float = 1.0  # of its rate that it is sampled at: less while prefill does not keep up
+    room: float | None = None  # frames a second that prefill could take beside all cameras' own; None: not foreseeable
     reconnects: int = 0
     last_frame_ms: int | None = None
     error: str | None = None

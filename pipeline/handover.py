@@ -1,8 +1,10 @@
 """The bounded hand-over from camera threads to the prefill plane: newest wins, no camera starves another."""
 
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from pipeline.core import Frame
 
@@ -16,13 +18,23 @@ class _Lane:
     taken: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What became of all frames so far, those of cameras that have gone included."""
+
+    taken: int = 0
+    dropped: int = 0
+    waited_s: float = 0.0  # for frames, by who takes them
+
+
 class Handover:
     """A small queue per camera behind one condition. Thread-safe; `offer` never waits."""
 
-    def __init__(self, depth: int = 2) -> None:
+    def __init__(self, depth: int = 2, clock_s: Callable[[], float] = time.monotonic) -> None:
         if depth < 1:
             raise ValueError("a hand-over holds at least one frame per camera")
-        self._depth = depth
+        self._depth, self._clock_s = depth, clock_s
+        self._tally = Tally()
         self._lanes: dict[str, _Lane] = {}
         self._turns: deque[str] = deque()  # cameras with something waiting, each once, next to be served first
         self._ready = threading.Condition()
@@ -36,14 +48,18 @@ class Handover:
             elif len(lane.waiting) == self._depth:
                 lane.waiting.popleft()
                 lane.dropped += 1
+                self._tally = replace(self._tally, dropped=self._tally.dropped + 1)
             lane.waiting.append(frame)
             self._ready.notify()
 
     def take(self, limit: int, timeout_s: float) -> list[Frame]:
         """Up to `limit` frames, the oldest of each camera in turn, at most one a camera; empty after `timeout_s` of nothing."""
         with self._ready:
+            came_s = self._clock_s()
             self._ready.wait_for(lambda: bool(self._turns), timeout_s)
             served = [self._turns.popleft() for _ in range(min(limit, len(self._turns)))]
+            waited_s, taken = self._tally.waited_s + self._clock_s() - came_s, self._tally.taken + len(served)
+            self._tally = replace(self._tally, waited_s=waited_s, taken=taken)
             frames = [self._pop(camera_id) for camera_id in served]
             self._turns.extend(camera_id for camera_id in served if self._lanes[camera_id].waiting)
             return frames
@@ -52,6 +68,11 @@ class Handover:
         lane = self._lanes[camera_id]
         lane.taken += 1
         return lane.waiting.popleft()
+
+    @property
+    def tally(self) -> Tally:
+        """What became of all frames so far."""
+        return self._tally
 
     def dropped(self, camera_id: str) -> int:
         """Frames of a camera that newer ones replaced."""

@@ -11,7 +11,9 @@ from typing import Protocol
 
 from pipeline.core import Camera, CameraPhase, CameraStatus, Frame, LongwatchError
 from pipeline.handover import Handover
+from pipeline.pace import Pace
 from pipeline.redact import redact
+from pipeline.sampling import Thinned
 from pipeline.stillness import StillGate
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Ingest:
     ) -> None:
         self._source, self._pacing = source, pacing or Pacing()
         self._handover = handover or Handover()
+        self._pace = Pace(self._handover, self._pacing.clock_s)
         self._watches: dict[str, _Watch] = {}
         self._changing = threading.Lock()
 
@@ -83,7 +86,11 @@ class Ingest:
                 watch.join()
                 self._handover.forget(watch.camera.id)
             kept = {id_: watch for id_, watch in self._watches.items() if watch not in leaving}
-            added = {id_: _Watch(camera, self._source, self._handover, self._pacing) for id_, camera in wanted.items() if id_ not in kept}
+            added = {
+                id_: _Watch(camera, self._source, self._handover, self._pacing, self._pace)
+                for id_, camera in wanted.items()
+                if id_ not in kept
+            }
             self._watches = {id_: kept.get(id_) or added[id_] for id_ in wanted}
             for watch in added.values():
                 watch.start()
@@ -91,6 +98,10 @@ class Ingest:
     def take(self, limit: int, timeout_s: float) -> list[Frame]:
         """The next frames across cameras: see `Handover.take`."""
         return self._handover.take(limit, timeout_s)
+
+    def look(self) -> None:
+        """Sample all cameras less where prefill does not keep up, and more when it does again. To be called about once a second."""
+        self._pace.look()
 
     def statuses(self) -> list[CameraStatus]:
         """Where each camera stands, in the order they were given."""
@@ -104,9 +115,10 @@ class Ingest:
 class _Watch:
     """One camera's thread. Its fields are written by that thread alone."""
 
-    def __init__(self, camera: Camera, source: Callable[[Camera], Source], handover: Handover, pacing: Pacing) -> None:
+    def __init__(self, camera: Camera, source: Callable[[Camera], Source], handover: Handover, pacing: Pacing, pace: Pace) -> None:
         self.camera = camera
         self._make_source, self._handover, self._pacing = source, handover, pacing
+        self._pace, self._thinned = pace, Thinned(camera.fps)
         self._source: Source | None = None
         self._gate = StillGate(camera.still_s)
         self._stopping = threading.Event()
@@ -137,6 +149,8 @@ class _Watch:
             frames=self._handover.taken(self.camera.id),
             dropped=self._handover.dropped(self.camera.id),
             still=self._gate.still,
+            share=self._pace.share,
+            room=self._pace.room,
             reconnects=max(0, self._connections - 1),
             last_frame_ms=self._last_frame_ms,
             error=self._error,
@@ -167,7 +181,7 @@ class _Watch:
                 since_s = self._pacing.clock_s()
                 self._went_live()
             self._live_s = self._pacing.clock_s() - since_s
-            if self._gate.passes(frame):
+            if self._thinned.takes(frame.captured_ms, self._pace.share) and self._gate.passes(frame):
                 self._handover.offer(frame)
 
     def _went_live(self) -> None:

@@ -49,3 +49,17 @@ class Sampler:
         on_grid = self._due_ns if self._due_ns is not None and abs(at_ns - self._due_ns) < self._period_ns else at_ns
         self._due_ns = on_grid + self._period_ns
         return True
+
+
+class Thinned:
+    """Picks, of `fps` pictures a second, a share that may change from one to the next."""
+
+    def __init__(self, fps: float) -> None:
+        self._fps, self._share = fps, 1.0
+        self._sampler = Sampler(fps)
+
+    def takes(self, at_ms: int, share: float) -> bool:
+        """Whether to keep a picture of this time."""
+        if share != self._share:
+            self._share, self._sampler = share, Sampler(self._fps * share)
+        return share == 1 or self._sampler.take(at_ms * 1_000_000)

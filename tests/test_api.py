@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from web_fakes import SECRET, T0, Site, seen
 
-from pipeline.core import Alert, Camera, Rule
+from pipeline.core import Alert, Camera, CameraPhase, CameraStatus, Rule
 from web.schemas import iso, moment_ms
 
 
@@ -44,6 +44,16 @@ def test_a_camera_that_no_ingest_looks_after_is_shown_as_such(site: Site) -> Non
     dock = site("GET", "/v1/streams").json()["streams"][-1]
     assert (dock["id"], dock["phase"]) == ("dock", "unwatched")
     assert "ingest" in dock["error"]
+
+
+def test_a_camera_that_would_not_fit_is_refused_with_the_figure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = CameraStatus(camera_id="gate", phase=CameraPhase.LIVE, share=0.5, room=3.25)
+    monkeypatch.setattr(site.registry, "statuses", lambda: {"gate": status})
+    assert site("GET", "/v1/streams").json()["streams"][0]["share"] == 0.5
+    refused = site("POST", "/v1/streams", json={"id": "dock", "uri": SECRET, "fps": 4})
+    assert refused.status_code == 409 and refused.json()["error"]["type"] == "NoRoom" and "dock" not in site.registry.cams
+    assert "dock wants 4 pictures a second, and the prefill plane has room for 3.2 more" in refused.json()["error"]["message"]
+    assert site("POST", "/v1/streams", json={"id": "dock", "uri": SECRET, "fps": 3}).status_code == 201
 
 
 def test_a_camera_is_added_once(site: Site) -> None:

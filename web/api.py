@@ -1,7 +1,7 @@
 """The analyst API and the page: plain FastAPI over a registry, a store and a function that answers; no Ray, no Redis."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Protocol
 
@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from pipeline.core import Alert, BadCamera, Camera, CameraPhase, CameraStatus, Mode, NoMemory, Rule, TimeRange, UnknownCamera
 from web import memory
 from web.asking import Ask, questions
-from web.guard import Conflict, FailureOut, NotReady, UnknownRule, explain, protect
+from web.guard import Conflict, FailureOut, NoRoom, NotReady, UnknownRule, explain, protect
 from web.schemas import AlertOut, Id, RuleBody, RuleOut, StreamBody, StreamOut, iso, uri_parts
 
 CAMERA_SCHEMES = ("rtsp", "rtsps", "http", "https")
@@ -98,6 +98,13 @@ def create_app(
     return app
 
 
+def admit(camera: Camera, statuses: Iterable[CameraStatus]) -> None:
+    """Raises NoRoom for a camera that would not fit, as far as that can be foreseen."""
+    room = min((status.room for status in statuses if status.room is not None), default=None)
+    if room is not None and camera.fps > room:
+        raise NoRoom(f"{camera.id} wants {camera.fps:g} pictures a second, and the prefill plane has room for {room:.1f} more")
+
+
 def streams(registry: Registry, store: Store, allow_files: bool) -> APIRouter:
     """The cameras."""
     router = APIRouter(prefix="/streams")
@@ -114,6 +121,7 @@ def streams(registry: Registry, store: Store, allow_files: bool) -> APIRouter:
         camera = Camera(id=body.id, uri=body.uri, fps=body.fps, still_s=body.still_s)
         if any(c.id == camera.id for c in registry.cameras()):
             raise Conflict(f"a camera with the id {camera.id} is watched already")
+        admit(camera, registry.statuses().values())
         registry.add_camera(camera)
         return StreamOut.of(camera, CameraStatus(camera_id=camera.id, phase=CameraPhase.CONNECTING), store.span(camera.id))
 

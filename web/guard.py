@@ -29,6 +29,10 @@ class Conflict(core.LongwatchError):
     """The name is taken."""
 
 
+class NoRoom(core.LongwatchError):
+    """A camera more than the prefill plane can watch."""
+
+
 class Busy(core.LongwatchError):
     """More questions wait than will be answered soon."""
 
@@ -52,6 +56,7 @@ STATUS: dict[type[core.LongwatchError], tuple[int, str | None]] = {
     core.BadCamera: (422, None),
     core.BadSpan: (422, None),
     Conflict: (409, "Remove the old one first, or choose another id."),
+    NoRoom: (409, "Lower the fps of this camera or of others, or give the prefill plane a GPU or a machine of its own."),
     Busy: (429, "Ask again in a moment; a second decode replica answers more at a time."),
     core.TooLate: (504, "Ask about fewer cameras or a shorter time, or see in GET /metrics what keeps the decode plane busy."),
     NoAnswer: (502, "Ask again, or in other words."),

@@ -104,7 +104,7 @@ function showStreams(streams) {
     if (!tiles.has(stream.id)) tiles.set(stream.id, { ...newTile(stream), choices: addChoices(stream.id) });
     const tile = tiles.get(stream.id);
     tile.pictured = Boolean(stream.remembered);
-    tile.phase.textContent = stream.phase;
+    tile.phase.textContent = stream.phase + (stream.share < 1 ? ` at ${Math.round(100 * stream.share)} %` : "");
     tile.phase.dataset.phase = stream.phase;
     tile.phase.title = stream.error ?? `${plural(stream.frames, "picture")} seen, ${stream.dropped} skipped`;
     tile.figure.classList.toggle("stale", ["lost", "unwatched"].includes(stream.phase));

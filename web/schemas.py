@@ -174,6 +174,7 @@ class StreamOut(BaseModel):
     frames: int
     dropped: int
     still: int
+    share: float  # of its rate that is sampled now
     reconnects: int
     last_frame: str | None
     last_frame_ms: int | None
@@ -195,6 +196,7 @@ class StreamOut(BaseModel):
             frames=s.frames,
             dropped=s.dropped,
             still=s.still,
+            share=s.share,
             reconnects=s.reconnects,
             last_frame=None if s.last_frame_ms is None else iso(s.last_frame_ms),
             last_frame_ms=s.last_frame_ms,
