@@ -166,6 +166,8 @@ def _status(fields: Fields) -> CameraStatus:
         frames=_typed(fields, "frames", int),
         dropped=_typed(fields, "dropped", int),
         still=_typed({"still": 0} | fields, "still", int),
+        share=_typed({"share": 1.0} | fields, "share", int, float),
+        room=_typed({"room": None} | fields, "room", int, float, type(None)),
         reconnects=_typed(fields, "reconnects", int),
         last_frame_ms=_typed(fields, "last_frame_ms", int, type(None)),
         error=_typed(fields, "error", str, type(None)),

@@ -12,7 +12,18 @@ pytestmark = pytest.mark.redis
 
 CAMERA = Camera(id="dock", uri="rtsp://admin:hunter2@10.0.0.7/stream", fps=2)
 RULE = Rule(id="r1", condition="a truck is at the dock", cameras=("dock",), threshold=0.7, cooldown_s=5, webhook="https://h/?token=hunter2")
-STATUS = CameraStatus(camera_id="dock", phase=CameraPhase.LOST, frames=3, dropped=1, reconnects=2, last_frame_ms=17, error="no route")
+STATUS = CameraStatus(
+    camera_id="dock",
+    phase=CameraPhase.LOST,
+    frames=3,
+    dropped=1,
+    still=4,
+    share=0.5,
+    room=0.25,
+    reconnects=2,
+    last_frame_ms=17,
+    error="no route",
+)
 EVIDENCE = Evidence(camera_id="dock", at_ms=16, span=TimeRange(start_ms=15, end_ms=17), score=0.25)
 ALERT = Alert(id="a1", rule_id="r1", condition=RULE.condition, camera_id="dock", at_ms=17, probability=0.9, evidence=(EVIDENCE,))
 
