@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 WINDOW_S = 5.0  # looked at together; longer where nothing is taken: who prefills may be slow, or being restarted
 MISSED = 0.05  # of a window's frames: then prefill did not keep up
-TWICE = 2  # windows in a row before less is sampled: a restart is over by then
+IN_A_ROW = 2  # such windows before less is sampled: a restart is over by then
 LEAST = 0.2  # of its rate that a camera is sampled at; beyond, newer pictures replace older ones
 RISE = 1.5  # the next share, once there is room for it
 FULL = 0.8  # busy: below that, larger batches make room that nobody can foresee
@@ -45,7 +45,7 @@ class Pace:
     def _next(self, seen: Tally, busy: float) -> float:
         kept = seen.taken / (seen.taken + seen.dropped)
         self._missed = self._missed + 1 if kept < 1 - MISSED else 0
-        if self._missed >= TWICE:
+        if self._missed >= IN_A_ROW:
             self._missed = 0
             return max(LEAST, self.share * kept)
         return min(1.0, self.share * RISE) if busy * RISE < 1 and not self._missed else self.share
