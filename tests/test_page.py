@@ -5,15 +5,14 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from conftest import lacking
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from web_fakes import FakeAsk, FakeRegistry, FakeStore, jpeg, seen
+from web_fakes import FakeAsk, FakeRegistry, FakeStore, jpeg, seen, serving
 
 from pipeline.core import Alert, Answer, Camera, Question
 from web.api import create_app
@@ -44,20 +43,9 @@ class Site:
         self.registry.alerted.append(alert)
         self.app = create_app(self.registry, self.store, self.ask, token=token)
 
-    @contextmanager
-    def served(self) -> Iterator[str]:
+    def served(self) -> AbstractContextManager[str]:
         """The address of the page while the site is up."""
-        server = uvicorn.Server(uvicorn.Config(self.app, host="127.0.0.1", port=0, log_level="error"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive(), "the server did not start"
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+        return serving(self.app)
 
 
 @pytest.fixture(scope="module")
