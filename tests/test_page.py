@@ -14,7 +14,7 @@ from conftest import lacking
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from web_fakes import FakeAsk, FakeRegistry, FakeStore, jpeg, seen, serving
 
-from pipeline.core import Alert, Answer, Camera, Question
+from pipeline.core import Alert, Answer, Camera, CameraPhase, CameraStatus, Question
 from web.api import create_app
 
 pytestmark = pytest.mark.browser
@@ -198,6 +198,15 @@ def test_the_token_is_asked_for_once(browser: Browser) -> None:
         page.reload()
         expect(page.locator("#state")).to_have_text("1 of 3 cameras live")
         expect(page.locator("#login")).to_be_hidden()
+
+
+def test_a_camera_that_is_sampled_less_says_so_and_is_live(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    slowed = CameraStatus(camera_id="gate", phase=CameraPhase.LIVE, share=0.48)
+    monkeypatch.setattr(site.registry, "statuses", lambda: {"gate": slowed})
+    with site.served() as address, visit(browser, address) as page:
+        expect(page.locator(".phase").first).to_have_text("live at 48 %")
+        expect(page.locator("#state")).to_have_text("1 of 3 cameras live")
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser) -> None:

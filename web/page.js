@@ -220,7 +220,7 @@ function onSubmit(form, send) {
 // ---- the loop ----------------------------------------------------------------------------------------------------------
 
 function say(error) {
-  const live = [...tiles.values()].filter((tile) => tile.phase.textContent === "live").length;
+  const live = [...tiles.values()].filter((tile) => tile.phase.dataset.phase === "live").length;
   $("state").textContent = error ? words(error) : `${live} of ${plural(tiles.size, "camera")} live`;
   $("state").dataset.ok = error ? "no" : "yes";
 }
