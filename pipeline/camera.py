@@ -66,7 +66,7 @@ class GstSource:
                 elif graph.ended():
                     return
         except CameraLost:
-            if graph.hardware and not graph.pictures:
+            if graph.hardware and graph.fed and not graph.pictures:
                 self._useless.add(graph.hardware)
                 log.warning("camera %s: no picture from %s: the CPU decodes from now on", self._camera.id, graph.hardware)
             raise
@@ -92,6 +92,7 @@ class _Graph:
         self._fault: str | None = None  # what a streaming thread found wrong
         self._useless = useless
         self.hardware: str | None = None  # the decoder, where it is one of a device
+        self.fed = False  # whether the decoder was given anything
         self.pictures = 0  # decoded
         self._alive_s = time.monotonic()  # when the last of them was, or the connection began
         self._held = False  # whether the decoder may be keeping a picture back
@@ -252,7 +253,7 @@ class _Graph:
         if self._gate.keys_only and not were_keys_only:
             self._sampler = Sampler(self._fps)  # its grid starts anew on a key frame, or the first of them would fall between
         if passes and not (self._gate.keys_only and not self._sampler.due(at_ns)):
-            self._held = self._gate.keys_only
+            self._held, self.fed = self._gate.keys_only, True
             return Gst.PadProbeReturn.OK
         if self._held:
             # A decoder of a stream with B-frames would keep the picture back until two more came: seconds late. This makes it give it out.
