@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,23 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # as actors/ has it; some
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how fast it is, is no defect
 settings.load_profile("any machine")
 ROOT = Path(__file__).resolve().parent.parent
+
+
+ENDED = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep how it ended."""
+    session.config.stash[ENDED] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once: all is judged, told and torn down, and on Python's own way out a thread of GStreamer, Ray or gRPC may crash it."""
+    if ENDED in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[ENDED])
 
 
 def lacking(what: str) -> None:
