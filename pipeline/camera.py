@@ -140,7 +140,7 @@ class _Graph:
 
     def captured_ms(self, sample: Any) -> int:
         """When a picture was taken: by the camera's clock if that is sane, else by when it came; never later than now."""
-        now_ns, clock_ns = time.time_ns(), self._pipeline.get_clock().get_time()
+        now_ns, clock_ns = self._now_ns()
         meta = sample.get_buffer().get_reference_timestamp_meta(_NTP)
         if meta and self._trust_ntp:
             taken_ns: int = meta.timestamp - _NTP_TO_UNIX_NS
@@ -153,6 +153,14 @@ class _Graph:
         running_ns = sample.get_segment().to_running_time(Gst.Format.TIME, sample.get_buffer().pts)
         came_ns = min(int(now_ns - clock_ns + self._pipeline.get_base_time() + running_ns), now_ns)
         return (now_ns if self._is_http and now_ns - came_ns > _SANE_NS else came_ns) // 1_000_000
+
+    def _now_ns(self) -> tuple[int, int]:
+        """UNIX time and the pipeline's, read as near together as a busy machine lets us: each may be delayed by other threads."""
+        clock, read = self._pipeline.get_clock(), []
+        for _ in range(3):
+            before_ns, clock_ns, after_ns = time.time_ns(), clock.get_time(), time.time_ns()
+            read.append((after_ns - before_ns, after_ns, clock_ns))
+        return min(read)[1:]
 
     def _add(self, factory: str, **properties: Any) -> Any:
         element = make(factory, **properties)

@@ -133,8 +133,10 @@ def test_the_time_of_a_frame_is_when_it_was_drawn(watched: dict[str, Watched], n
     seen = watched[name]
     off_s = offs_s(seen)
     late_s = [off + came - frame.captured_ms / 1000 for off, came, frame in zip(off_s, seen.came_s, seen.frames, strict=True)]
-    # Until the camera has told its clock, a picture was taken when it came, however late that is.
-    assert all(-0.1 < off < late + 0.1 for off, late in zip(off_s, late_s, strict=True)), (off_s, late_s)
+    # Until the camera has told its clock, a picture was taken when its stream came, however late that is: the first always, and GStreamer's
+    # first guess of when that was may be a little early where threads wait for each other.
+    early_s = [0.5, *[0.1] * (len(off_s) - 1)]
+    assert all(-early < off < late + 0.1 for early, off, late in zip(early_s, off_s, late_s, strict=True)), (off_s, late_s)
     assert told_the_time(seen), off_s
 
 
