@@ -40,7 +40,7 @@ def deployment(settings: Settings, fingerprint: str, mode: Mode | None, token: s
         metrics = Metrics("api")
         metrics.reads(memory(store))
         ask = partial(watched, partial(ask_decode, decode), Asking(metrics.registry), tracer("api"))
-        tell = partial(scrape, _planes(decode, store, metrics))
+        tell = partial(scrape, _planes(settings, decode, store, metrics))
         return create_app(Registry(settings.registry_url), store, ask, mode=mode, scrape=tell, token=token)
 
     options = {"num_cpus": 0.1}
@@ -80,7 +80,7 @@ async def _next(saying: AsyncIterator[str | Answer], until_s: float) -> str | An
         return await anext(saying, None)
 
 
-def _planes(decode: Any, store: CarrierStore, own: Metrics) -> dict[str, Source]:
+def _planes(settings: Settings, decode: Any, store: CarrierStore, own: Metrics) -> dict[str, Source]:
     """Whom a scrape asks, by name; the store has nothing to tell but that it is there."""
 
     async def api() -> Iterable[Metric]:
@@ -90,7 +90,7 @@ def _planes(decode: Any, store: CarrierStore, own: Metrics) -> dict[str, Source]
         await asyncio.to_thread(store.ping)
         return ()
 
-    actors: dict[str, Source] = {name: partial(_actor, name) for name in ("ingest", "prefill", "rules")}
+    actors: dict[str, Source] = {name: partial(_actor, name) for name in ("ingest", *settings.prefill_planes, "rules")}
     return actors | {"decode": partial(_replicas, decode), "api": api, "store": memory}
 
 

@@ -7,8 +7,10 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from math import ceil
 from pathlib import Path
 
 import ray
@@ -21,11 +23,12 @@ from actors import api, tracing
 from actors.decode import Decode, serve_options
 from actors.ingest import IngestActor
 from actors.parts import NAMESPACE, Settings
-from actors.plane import CLOSE_S, READY_S, CannotStart, Plane, last_line, placed
+from actors.plane import CLOSE_S, READY_S, THREADS, CannotStart, Plane, last_line, placed
 from actors.prefill import PrefillActor
 from actors.rules import RulesActor
 from pipeline.config import Config
-from pipeline.core import Frame, Mode
+from pipeline.core import Mode
+from pipeline.sharing import Share
 from storage.redis_server import PrivateRedis
 from storage.registry import Registry
 from storage.seal import Seal
@@ -85,14 +88,14 @@ class Longwatch:
             signal.signal(signal.SIGTERM, _leave)  # Ray's own handler would end us without ending what we started
         closing: list[Callable[[], object]] = []
         stack.callback(_close_all, closing)
-        planes: dict[str, Callable[[], Plane]] = {
-            "ingest": lambda: Plane("ingest", IngestActor, settings.registry_url),
-            "prefill": lambda: Plane("prefill", PrefillActor, settings, take_from_ingest, gpus=_gpu_share()),
-            "decode": lambda: Plane("rules", RulesActor, settings, self._decode(settings), role="decode"),
+        planes: dict[str, Callable[[], list[Plane]]] = {
+            "ingest": lambda: [Plane("ingest", IngestActor, settings.registry_url, threads=THREADS + settings.prefillers)],
+            "prefill": lambda: _prefill(settings),
+            "decode": lambda: [Plane("rules", RulesActor, settings, self._decode(settings), role="decode")],
         }
         for role, start in planes.items():
             if self._roles & {"all", role}:
-                closing.append(start().close)
+                closing.extend(plane.close for plane in start())
         if self._roles & {"all", "decode"}:
             closing.append(_end_answering)
         _describe_site(Registry(settings.registry_url), self._config)  # last: a file starts to play when its camera is known
@@ -108,7 +111,7 @@ class Longwatch:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = HTTPOptions(host=self._config.host, port=self._config.port, location="HeadOnly")
         serve.start(http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
-        options = serve_options(self._config.decode, _gpu_share())
+        options = serve_options(self._config.decode, _gpu_share(settings))
         options["ray_actor_options"] |= placed("decode")
         decode = serve.deployment(Decode, **options, **api.HEALING)
         handle = serve.run(decode.bind(settings), name="decode", route_prefix=None)
@@ -165,9 +168,20 @@ def _demand_room(folder: Path, shared: Path) -> None:
         log.warning("%s has too little room: Ray keeps frames in %s, which is slower (containers: shm_size)", shared, folder)
 
 
-def _gpu_share() -> float:
-    """What a plane with a model takes: a GPU, or half of the only one."""
-    return min(1.0, float(ray.cluster_resources().get("GPU", 0.0)) / 2)
+def _prefill(settings: Settings) -> list[Plane]:
+    """All at once: each loads a model."""
+
+    def start(name: str) -> Plane:
+        return Plane(name, PrefillActor, settings, come_to_ingest, name, role="prefill", gpus=_gpu_share(settings))
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(start, settings.prefill_planes))
+
+
+def _gpu_share(settings: Settings) -> float:
+    """What each who has a model takes of a GPU: all of one, or an even part where there are fewer than prefillers and one who decodes."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return 1 / ceil((settings.prefillers + 1) / gpus) if gpus else 0.0
 
 
 def _close_all(closing: Sequence[Callable[[], object]]) -> None:
@@ -193,12 +207,12 @@ def _end_answering() -> None:
     serve.delete("decode", _blocking=False)
 
 
-def take_from_ingest(limit: int, timeout_s: float) -> list[Frame]:
-    """What is ready at the ingest, found by name: it may run on another machine. While it is being restarted, this waits for it."""
+def come_to_ingest(name: str, holding: Mapping[str, int], limit: int, timeout_s: float) -> Share:
+    """A prefiller's share at the ingest, found by name: it may run on another machine. While it is being restarted, this waits for it."""
     ingest = ray.get_actor("ingest", namespace=NAMESPACE)
-    take = ingest.take.options(max_task_retries=-1)  # what a killed ingest had is gone with it: asking again repeats nothing
-    frames: list[Frame] = ray.get(take.remote(limit, timeout_s), timeout=timeout_s + 10)
-    return frames
+    come = ingest.share.options(max_task_retries=-1)  # what a killed ingest had is gone with it: asking again repeats nothing
+    share: Share = ray.get(come.remote(name, holding, limit, timeout_s), timeout=timeout_s + 10)
+    return share
 
 
 def _describe_site(registry: Registry, config: Config) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMESPACE = "longwatch"  # of the named actors
+FIRST_PREFILLER = "prefill"  # it also does what is to be done once for all cameras
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Settings:
     form: Form = Form.INT8
     key_files: tuple[Path, ...] = ()  # read where the actor runs: keys travel to no other machine
     threads: int = 1  # of torch, on a CPU
+    prefillers: int = 1
 
     @classmethod
     def of(cls, config: Config, redis_url: str) -> "Settings":
@@ -56,7 +58,13 @@ class Settings:
             cache_bytes=memory.cache_mb * 1_000_000,
             form=memory.form,
             key_files=memory.key_files,
+            prefillers=config.prefill.actors,
         )
+
+    @property
+    def prefill_planes(self) -> tuple[str, ...]:
+        """The names of the prefill actors."""
+        return (FIRST_PREFILLER, *(f"{FIRST_PREFILLER}-{number}" for number in range(2, self.prefillers + 1)))
 
 
 def load_model(settings: Settings) -> "VideoScan":

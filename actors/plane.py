@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 READY_S = 300.0  # most of it torch being loaded, by several processes at once
 CLOSE_S = 8.0
 LOOK_S = 1.0
+THREADS = 4  # of an actor: it is at its work, and is asked how it does
 
 
 class CannotStart(LongwatchError):
@@ -32,9 +33,11 @@ class Plane:
     is for Ray the end of it, this starts another, until it is closed. Raises CannotStart when the first does not start.
     """
 
-    def __init__(self, name: str, kind: type, *arguments: object, role: str | None = None, gpus: float = 0.0) -> None:
+    def __init__(
+        self, name: str, kind: type, *arguments: object, role: str | None = None, gpus: float = 0.0, threads: int = THREADS
+    ) -> None:
         self._name = name
-        self._start = partial(_start, name, kind, *arguments, role=role or name, gpus=gpus)
+        self._start = partial(_start, name, kind, *arguments, role=role or name, gpus=gpus, threads=threads)
         self._actor = self._start()  # Ray ends an actor when nobody holds it
         self._died = False  # at the last look
         self._loop = Loop(self._revive, name=f"plane {name}", every_s=LOOK_S).start()
@@ -62,8 +65,8 @@ class Plane:
             pass  # it is being restarted, or busy
 
 
-def _start(name: str, kind: type, *arguments: object, role: str, gpus: float) -> Any:
-    options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 4, "num_cpus": 0.1, "num_gpus": gpus}
+def _start(name: str, kind: type, *arguments: object, role: str, gpus: float, threads: int) -> Any:
+    options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": threads, "num_cpus": 0.1, "num_gpus": gpus}
     actor = ray.remote(kind).options(name=name, get_if_exists=True, **options, **placed(role)).remote(*arguments)
     try:
         ray.get(actor.ready.remote(), timeout=READY_S)

@@ -2,16 +2,17 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client.core import Metric
 
 from actors.metrics import Metrics, Prefilling, loops, memory, prefill
-from actors.parts import Settings, load_model, open_store
+from actors.parts import FIRST_PREFILLER, Settings, load_model, open_store
 from actors.tracing import Trace, tracer
-from pipeline.core import CarrierWrite, Frame
+from pipeline.core import CarrierWrite
 from pipeline.loop import Loop
 from pipeline.prefiller import Prefiller
+from pipeline.sharing import Share
 from pipeline.writer import Writer
 from storage.registry import Registry
 
@@ -19,26 +20,30 @@ BATCH = 32  # frames of different cameras in one pass
 PATIENCE_S = 1.0
 TIDY_S = 60.0
 
+Come = Callable[[str, Mapping[str, int], int, float], Share]
+"""How a prefiller gets its share: see `Ingest.share`."""
+
 
 class PrefillActor:
-    """Takes what is ready across cameras, for as long as it lives. Restarted, it recalls the live memories from the store."""
+    """Takes what is ready of its cameras, for as long as it lives. Restarted, it recalls their live memories from the store."""
 
-    def __init__(self, settings: Settings, take: Callable[[int, float], Sequence[Frame]]) -> None:
+    def __init__(self, settings: Settings, come: Come, name: str = FIRST_PREFILLER) -> None:
         logging.basicConfig(level=logging.INFO)
         model = load_model(settings)
         store = open_store(settings, model.fingerprint, head=model.head)
-        self._take = take
+        self._come, self._name = come, name
         self._store = store
         self._tracer = tracer("prefill")
-        self._metrics = Metrics("prefill")
+        self._metrics = Metrics(name)
         self._work = Prefilling(self._metrics.registry)
         self._writer = Writer(self._put, note=store.note_loss, superseded=lambda camera_id: self._prefiller.drop(camera_id))
         self._prefiller = Prefiller(model, store.live, self._writer.write, store.claim)
         self._registry = Registry(settings.registry_url)
         self._loop = Loop(self._step, name="prefill").start()
-        self._removed = Loop(self._drop_removed, name="removed cameras", every_s=1.0).start()
-        self._tidying = Loop(self._tidy, name="retention", every_s=TIDY_S).start()
-        running = loops(prefill=self._loop, removed=self._removed, retention=self._tidying)
+        self._tidying = Loop(self._tidy, name="retention", every_s=TIDY_S)
+        if name == FIRST_PREFILLER:  # one for all cameras, those included that nobody watches any more
+            self._tidying.start()
+        running = loops(prefill=self._loop, retention=self._tidying)
         self._metrics.reads(prefill(self._prefiller, self._writer), memory(store), running)
 
     def ready(self) -> bool:
@@ -52,14 +57,14 @@ class PrefillActor:
     def close(self) -> None:
         """Finish the batch under way and write what waits."""
         self._tidying.close()
-        self._removed.close()
         self._loop.close()
         self._writer.close()
 
     def _step(self) -> None:
-        frames = self._take(BATCH, PATIENCE_S)
+        share = self._come(self._name, self._prefiller.holding, BATCH, PATIENCE_S)
+        self._prefiller.keep_only(share.grants)
         began_ns = time.time_ns()
-        if made := self._prefiller.step(frames):
+        if made := self._prefiller.step(share.frames):
             ended_ns = time.time_ns()
             self._work.prefilled(len(made), (ended_ns - began_ns) / 1e9)
             for carrier in made:
@@ -73,9 +78,6 @@ class PrefillActor:
         for key in (write.carrier.key for write in writes):
             self._tracer.span(Trace.of(key), "write", began_ns, ended_ns, batch=len(writes))
             self._tracer.span(Trace.of(key), "frame", key.at_ms * 1_000_000, ended_ns, root=True, camera=key.camera_id)
-
-    def _drop_removed(self) -> None:
-        self._prefiller.keep_only([camera.id for camera in self._registry.cameras()])
 
     def _tidy(self) -> None:
         for camera_id in self._registry.ever():

@@ -70,6 +70,12 @@ class MemorySection(Section):
     key_files: tuple[Path, ...] = ()  # the first seals what is kept, all open it; none: kept in the clear
 
 
+class PrefillSection(Section):
+    """How many actors turn frames into carriers. They share the cameras; each takes a GPU where there are enough."""
+
+    actors: int = Field(default=1, ge=1, le=64)
+
+
 class DecodeSection(Section):
     """How many processes answer questions: more start as questions come together, and end as they cease."""
 
@@ -118,6 +124,7 @@ class Config(Section):
     token: Secret | None = Field(default=None, repr=False)
     trust_network: bool = False  # listen beyond loopback without a token: only where the network itself keeps others out
     memory: MemorySection = MemorySection()
+    prefill: PrefillSection = PrefillSection()
     decode: DecodeSection = DecodeSection()
     rules: tuple[RuleSection, ...] = ()
 
@@ -173,7 +180,13 @@ def _in_words(problem: ErrorDetails) -> str:
 
 def _meant(loc: tuple[int | str, ...]) -> str:
     """The keys that could have been meant in the place of an unknown one."""
-    sections: dict[str, type[Section]] = {"cameras": CameraSection, "memory": MemorySection, "decode": DecodeSection, "rules": RuleSection}
+    sections: dict[str, type[Section]] = {
+        "cameras": CameraSection,
+        "memory": MemorySection,
+        "prefill": PrefillSection,
+        "decode": DecodeSection,
+        "rules": RuleSection,
+    }
     known = list((sections[str(loc[0])] if len(loc) > 1 else Config).model_fields)
     close = get_close_matches(str(loc[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; here may stand {', '.join(known)}"

@@ -169,6 +169,7 @@ class Claim:
 
     epoch: int  # the highest has it
     generation: str  # of the memory as it was claimed; a deletion begins another
+    grant: int = 0  # of `pipeline.sharing`, by which it was claimed: nobody claims by an earlier one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

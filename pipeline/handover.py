@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from pipeline.core import Frame
 
@@ -50,14 +51,15 @@ class Handover:
                 lane.dropped += 1
                 self._tally = replace(self._tally, dropped=self._tally.dropped + 1)
             lane.waiting.append(frame)
-            self._ready.notify()
+            self._ready.notify_all()  # only one of those who wait takes of this camera
 
-    def take(self, limit: int, timeout_s: float) -> list[Frame]:
-        """Up to `limit` frames, the oldest of each camera in turn, at most one a camera; empty after `timeout_s` of nothing."""
+    def take(self, limit: int, timeout_s: float, wanted: Callable[[str], bool] = lambda camera_id: True) -> list[Frame]:
+        """Up to `limit` frames of wanted cameras, each one's oldest, in turn; empty after `timeout_s` of nothing."""
         with self._ready:
             came_s = self._clock_s()
-            self._ready.wait_for(lambda: bool(self._turns), timeout_s)
-            served = [self._turns.popleft() for _ in range(min(limit, len(self._turns)))]
+            self._ready.wait_for(lambda: any(map(wanted, self._turns)), timeout_s)
+            served = list(islice(filter(wanted, self._turns), limit))
+            self._turns = deque(camera_id for camera_id in self._turns if camera_id not in served)
             waited_s, taken = self._tally.waited_s + self._clock_s() - came_s, self._tally.taken + len(served)
             self._tally = replace(self._tally, waited_s=waited_s, taken=taken)
             frames = [self._pop(camera_id) for camera_id in served]

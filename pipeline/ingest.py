@@ -5,7 +5,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from pipeline.handover import Handover
 from pipeline.pace import Pace
 from pipeline.redact import redact
 from pipeline.sampling import Thinned
+from pipeline.sharing import Share, Sharing
 from pipeline.stillness import StillGate
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Ingest:
     ) -> None:
         self._source, self._pacing = source, pacing or Pacing()
         self._handover = handover or Handover()
-        self._pace = Pace(self._handover, self._pacing.clock_s)
+        self._sharing = Sharing(self._pacing.clock_s)
+        self._pace = Pace(self._handover, self._pacing.clock_s, lambda: self._sharing.prefillers)
         self._watches: dict[str, _Watch] = {}
         self._changing = threading.Lock()
 
@@ -92,12 +94,27 @@ class Ingest:
                 if id_ not in kept
             }
             self._watches = {id_: kept.get(id_) or added[id_] for id_ in wanted}
+            self._sharing.keep_only(wanted)
             for watch in added.values():
                 watch.start()
 
     def take(self, limit: int, timeout_s: float) -> list[Frame]:
-        """The next frames across cameras: see `Handover.take`."""
+        """The next frames across cameras, for one who takes all: see `Handover.take`."""
         return self._handover.take(limit, timeout_s)
+
+    def begin(self, term: int) -> None:
+        """Number grants from here on: above those of any ingest before."""
+        self._sharing.begin(term)
+
+    def share(self, prefiller: str, holding: Mapping[str, int], limit: int, timeout_s: float) -> Share:
+        """The next frames of one prefiller's own cameras, and which those are. `holding`: what it holds already, by number of grant."""
+        self._sharing.come(prefiller, holding)
+        try:
+            frames = self._handover.take(limit, timeout_s, lambda camera_id: self._sharing.is_of(camera_id, prefiller))
+        finally:
+            self._sharing.leave(prefiller)
+        grants = self._sharing.grants(prefiller)
+        return Share(frames=[frame for frame in frames if frame.camera_id in grants], grants=grants)
 
     def look(self) -> None:
         """Sample all cameras less where prefill does not keep up, and more when it does again. To be called about once a second."""

@@ -19,8 +19,10 @@ FULL = 0.8  # busy: below that, larger batches make room that nobody can foresee
 class Pace:
     """One for all cameras, so that all give up the same part of their rates. `look` is called again and again, by one thread."""
 
-    def __init__(self, handover: Handover, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._handover, self._clock_s = handover, clock_s
+    def __init__(
+        self, handover: Handover, clock_s: Callable[[], float] = time.monotonic, prefillers: Callable[[], int] = lambda: 1
+    ) -> None:
+        self._handover, self._clock_s, self._prefillers = handover, clock_s, prefillers
         self._since_s, self._before, self._missed = clock_s(), handover.tally, 0
         self.share = 1.0  # of their rates that cameras are sampled at
         self.room: float | None = None  # frames a second that prefill could take beside those it takes; None: not foreseeable
@@ -34,7 +36,7 @@ class Pace:
         if passed_s < WINDOW_S or not seen.taken:
             return
         self._since_s, self._before = self._since_s + passed_s, now
-        busy = min(1.0, max(0.0, 1 - seen.waited_s / passed_s))
+        busy = min(1.0, max(0.0, 1 - seen.waited_s / passed_s / max(1, self._prefillers())))
         self.room = seen.taken / passed_s * (1 / busy - 1) if busy > FULL else None
         share = self._next(seen, busy)
         if share != self.share:

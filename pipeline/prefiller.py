@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,7 @@ class Model(Protocol):
 class _Camera:
     """What a prefiller has of one camera."""
 
+    grant: int
     claim: Claim | None
     memory: LiveMemory
     newest_ms: int | None  # what it remembers last
@@ -57,8 +58,8 @@ class Prefiller:
     """Turns batches of frames, at most one a camera, into carriers. Not thread-safe.
 
     `recall` gives a camera's live memory as the store has it, its last span up to the newest moment that was kept, so that a
-    restarted prefiller goes on where the last one stopped; `claim`, called before, takes the right to write it; `write` takes what
-    is to be kept and must not block.
+    restarted prefiller goes on where the last one stopped; `claim`, called before with the number of the grant, takes the right to
+    write it; `write` takes what is to be kept and must not block.
     """
 
     def __init__(
@@ -66,13 +67,15 @@ class Prefiller:
         model: Model,
         recall: Callable[[str], Sequence[Carrier]],
         write: Callable[[CarrierWrite], None],
-        claim: Callable[[str], Claim] | None = None,
+        claim: Callable[[str, int], Claim] | None = None,
     ) -> None:
         self._model = model
         self._recall = recall
         self._write = write
         self._claim = claim
         self._cameras: dict[str, _Camera] = {}
+        self._grants: Mapping[str, int] = {}
+        self._refused: set[str] = set()  # cameras whose grant the store does not accept
         self.stale = 0  # frames not newer than what their camera remembers
         self.skipped = 0  # frames of cameras whose memory could not be recalled, or is another prefiller's
 
@@ -96,10 +99,18 @@ class Prefiller:
             self._write(write)
         return carriers
 
-    def keep_only(self, cameras: Collection[str]) -> None:
-        """Drop the live memories of all other cameras; a frame recalls its camera's from the store. From any thread."""
-        for camera_id in set(self._cameras) - set(cameras):
-            self.drop(camera_id)
+    @property
+    def holding(self) -> dict[str, int]:
+        """The cameras whose live memory is here, by the number of their grant; 0 where the store has accepted a later one."""
+        return {camera_id: camera.grant for camera_id, camera in list(self._cameras.items())} | dict.fromkeys(self._refused, 0)
+
+    def keep_only(self, grants: Mapping[str, int]) -> None:
+        """Drop the live memories of all other cameras, and of those granted anew; a frame recalls its camera's from the store."""
+        for camera_id, grant in self.holding.items():
+            if grants.get(camera_id) != grant:
+                self.drop(camera_id)
+        self._refused = {camera_id for camera_id in self._refused if self._grants.get(camera_id) == grants.get(camera_id)}
+        self._grants = grants
 
     def drop(self, camera_id: str) -> None:
         """Drop one live memory: what the store has of it is no longer the same. From any thread."""
@@ -108,13 +119,17 @@ class Prefiller:
     def _camera(self, camera_id: str) -> _Camera | None:
         if camera_id not in self._cameras:
             try:
-                claim = self._claim(camera_id) if self._claim else None  # first: then nobody else adds to what is recalled
-                recalled = self._recall(camera_id)
-                newest_ms = recalled[-1].span.end_ms if recalled else None
-                self._cameras[camera_id] = _Camera(claim=claim, memory=self._model.memory(recalled), newest_ms=newest_ms)
+                self._cameras[camera_id] = self._recalled(camera_id, self._grants.get(camera_id, 0))
             except (StoreUnavailable, Superseded) as error:
                 log.warning("the memory of %s cannot be recalled now: %s", camera_id, error)
+                self._refused |= {camera_id} if isinstance(error, Superseded) else set()
         return self._cameras.get(camera_id)
+
+    def _recalled(self, camera_id: str, grant: int) -> _Camera:
+        claim = self._claim(camera_id, grant) if self._claim else None  # first: then nobody else adds to what is recalled
+        recalled = self._recall(camera_id)
+        newest_ms = recalled[-1].span.end_ms if recalled else None
+        return _Camera(grant=grant, claim=claim, memory=self._model.memory(recalled), newest_ms=newest_ms)
 
 
 def _is_newer(frame: Frame, camera: _Camera) -> bool:

@@ -11,21 +11,22 @@ STRAGGLERS_MS = 600_000  # for this long after a deletion, writes that were unde
 FIELDS = ("epoch", "generation", "deleted_from", "deleted_to")
 
 
-def claim(client: Any, camera_id: str, last: Claim | None, ttl_ms: int) -> Claim:
-    """Fences off whoever wrote the camera before. Raises Superseded when that was us, and someone else came after.
+def claim(client: Any, camera_id: str, grant: int, last: Claim | None, ttl_ms: int) -> Claim:
+    """Fences off whoever wrote the camera before. Raises Superseded when someone has it by a later grant, or came after us by the same.
 
-    So a prefiller that was thought dead, and replaced, never takes its cameras back. Epochs begin at the clock, lest a server that
-    restarts empty hands out old ones again.
+    So a prefiller that was thought dead, and replaced, does not take its cameras back unless it is granted them anew. Epochs begin at
+    the clock, lest a server that restarts empty hands out old ones again.
     """
     name = keys.guard(camera_id)
     with client.pipeline(transaction=True) as pipe:
         pipe.watch(name)
-        epoch, generation = pipe.hmget(name, "epoch", "generation")
-        _check_epoch(camera_id, epoch, last)
-        ours = Claim(epoch=max(int(epoch or 0) + 1, now_ms()), generation=(generation or _new_generation()).decode())
+        epoch, generation, latest = pipe.hmget(name, "epoch", "generation", "grant")
+        if int(latest or 0) > grant:
+            raise Superseded(f"another prefiller was given {camera_id} later than this one")
+        _check_epoch(camera_id, epoch, last if last and last.grant == grant else None)
+        ours = Claim(epoch=max(int(epoch or 0) + 1, now_ms()), generation=(generation or _new_generation()).decode(), grant=grant)
         pipe.multi()
-        pipe.hset(name, mapping={"epoch": ours.epoch, "generation": ours.generation})
-        pipe.pexpire(name, ttl_ms)
+        _write(pipe, name, ours, ttl_ms)
         pipe.execute()
     return ours
 
@@ -47,8 +48,7 @@ def admit(pipe: Any, camera_id: str, ours: Claim | None) -> TimeRange | None:
 
 def renew(pipe: Any, camera_id: str, ours: Claim, ttl_ms: int) -> None:
     """Queues the guard as the claim has it."""
-    pipe.hset(keys.guard(camera_id), mapping={"epoch": ours.epoch, "generation": ours.generation})
-    pipe.pexpire(keys.guard(camera_id), ttl_ms)
+    _write(pipe, keys.guard(camera_id), ours, ttl_ms)
 
 
 def mark_deleted(client: Any, camera_id: str, span: TimeRange) -> None:
@@ -65,6 +65,11 @@ def generation(client: Any, camera_id: str) -> bytes | None:
     """Changes with every deletion; None before the first write."""
     found: bytes | None = client.hget(keys.guard(camera_id), "generation")
     return found
+
+
+def _write(pipe: Any, name: str, ours: Claim, ttl_ms: int) -> None:
+    pipe.hset(name, mapping={"epoch": ours.epoch, "generation": ours.generation, "grant": ours.grant})
+    pipe.pexpire(name, ttl_ms)
 
 
 def _check_epoch(camera_id: str, epoch: bytes | None, ours: Claim | None) -> None:

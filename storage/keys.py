@@ -9,6 +9,7 @@ CAMERAS = "lw:{SITE}:cameras"  # hash: camera id -> JSON
 RULES = "lw:{SITE}:rules"  # hash: rule id -> JSON
 ALERTS = "lw:{SITE}:alerts"  # sorted set of JSON, score at_ms: one that is added again by a retry stays one
 REPORTING = "lw:{SITE}:reporting"  # set: cameras that a status was ever reported for
+TERM = "lw:{SITE}:term"  # number: where the grants of the latest ingest begin
 
 MOMENT = re.compile(rb"lw:\{[^}]*\}:(?:kv:[0-9a-f]+|pic):([0-9]+)")
 PACKED = re.compile(rb"lw:\{[^}]*\}:vec:[0-9a-f]+:[0-9a-f]+:([1-9][0-9]+):([0-9]+)")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pipeline.core import STILL_S, Alert, Camera, CameraPhase, CameraStatus, Evidence, LongwatchError, Rule, TimeRange
 from storage import keys
 from storage.connect import connect, reaching
+from storage.guard import now_ms
 
 ALERTS_KEPT = 1000
 
@@ -63,6 +64,18 @@ class Registry:
         with reaching():
             entries = self._client.hvals(keys.RULES)
         return sorted(self._from_json(entries, _rule), key=lambda rule: rule.id)
+
+    def term(self) -> int:
+        """A number above all that this gave before, and by the clock, so that one that lost its memory gives no old ones again."""
+
+        def later(pipe: Any) -> int:
+            term = max(now_ms(), int(pipe.get(keys.TERM) or 0) + 1)
+            pipe.multi()
+            pipe.set(keys.TERM, term)
+            return term
+
+        with reaching():
+            return int(self._client.transaction(later, keys.TERM, value_from_callable=True))
 
     def report(self, statuses: Sequence[CameraStatus], ttl_s: float = 10) -> None:
         """Says how cameras are; a status that is not repeated within `ttl_s` is gone."""

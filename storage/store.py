@@ -69,10 +69,10 @@ class CarrierStore:
         self._claims: dict[str, Claim] = {}
         self._client = connect(url, timeout_s)
 
-    def claim(self, camera_id: str) -> Claim:
-        """The right to write a camera, taken from whoever had it. Raises Superseded when it was ours, and a newer prefiller has it."""
+    def claim(self, camera_id: str, grant: int = 0) -> Claim:
+        """The right to write a camera, taken from whoever had it. Raises Superseded when it was ours, or another has a later grant."""
         with reaching():
-            self._claims[camera_id] = guard.claim(self._client, camera_id, self._claims.get(camera_id), self._ttl_ms)
+            self._claims[camera_id] = guard.claim(self._client, camera_id, grant, self._claims.get(camera_id), self._ttl_ms)
         return self._claims[camera_id]
 
     def put(self, writes: Sequence[CarrierWrite]) -> None:

@@ -105,9 +105,9 @@ class Running(Session):
         return victims
 
     @contextmanager
-    def frozen(self, name: str) -> Iterator[None]:
+    def frozen(self, name: str, at_most: int | None = None) -> Iterator[None]:
         """Its processes stand still (SIGSTOP) for as long as the context lasts."""
-        stopped = self.processes(TITLES[name])
+        stopped = self.processes(TITLES[name])[:at_most]
         assert stopped, f"no process of {name} runs"
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)

@@ -150,7 +150,7 @@ def test_a_memory_is_recalled_once_and_again_when_it_was_forgotten() -> None:
     for at in range(3):
         prefiller.step([frame(at)])
     assert store.recalls == ["gate"]
-    prefiller.keep_only(["a camera that it never had"])
+    prefiller.keep_only({"a camera that it never had": 1})
     prefiller.step([frame(3)])
     assert store.recalls == ["gate", "gate"]
     assert store.writes[-1].live[-1] == 3
@@ -198,7 +198,7 @@ def test_no_frames_are_no_work() -> None:
 def test_a_camera_is_claimed_before_it_is_recalled_and_anew_when_its_memory_was_dropped() -> None:
     store, calls = Store(), list[str]()
 
-    def claim(camera_id: str) -> Claim:
+    def claim(camera_id: str, grant: int) -> Claim:
         calls.append(f"claim {len(store.recalls)}")
         return Claim(epoch=len(calls), generation="g")
 
@@ -212,7 +212,7 @@ def test_a_camera_is_claimed_before_it_is_recalled_and_anew_when_its_memory_was_
 
 
 def test_frames_of_a_camera_that_another_prefiller_has_are_skipped_and_counted() -> None:
-    def claim(camera_id: str) -> Claim:
+    def claim(camera_id: str, grant: int) -> Claim:
         if camera_id == "gate":
             raise Superseded("another prefiller has it")
         return Claim(epoch=1, generation="g")

@@ -210,7 +210,10 @@ MEMORY_WRITES = {
 DELETES = {"delete": lambda s, r: s.delete("lane", TimeRange(start_ms=0, end_ms=1500)), "forget": lambda s, r: s.forget("roof")}
 CAMERAS_READ = {"cameras": lambda s, r: r.cameras()}
 EVER = {"ever": lambda s, r: r.ever()}
-REPORT = {"report": lambda s, r: r.report([CameraStatus(camera_id="gate", phase=CameraPhase.LIVE)])}
+REPORT = {
+    "report": lambda s, r: r.report([CameraStatus(camera_id="gate", phase=CameraPhase.LIVE)]),
+    "term": lambda s, r: r.term(),
+}
 SITE = {
     "add camera": lambda s, r: r.add_camera(Camera(id="new", uri="rtsp://x")),
     "remove camera": lambda s, r: r.remove_camera("new"),

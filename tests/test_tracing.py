@@ -103,7 +103,7 @@ def test_a_frame_leaves_one_trace_through_both_planes(collector: Collector, redi
     Registry(redis_url).add_camera(Camera(id="gate", uri="rtsp://x"))
     trace = Trace.of(CarrierKey(camera_id="gate", at_ms=1_700_000_000_000))
     cameras = ingest.IngestActor(redis_url)
-    prefiller = prefill.PrefillActor(Settings(redis_url=redis_url, registry_url=redis_url, model="none"), cameras.take)
+    prefiller = prefill.PrefillActor(Settings(redis_url=redis_url, registry_url=redis_url, model="none"), cameras.share)
     try:
         eventually(lambda: len(collector.of(trace)) == 4, within_s=60)
         told = {sample.name: sample.value for family in prefiller.metrics() for sample in family.samples}

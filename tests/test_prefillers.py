@@ -1,0 +1,91 @@
+"""Two prefill actors that share four cameras: one freezes, then one is killed, and every camera is seen on."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from killing import HUNG_S, Ledger, Running, ask, until
+from own_time import OwnTime
+from prometheus_client.parser import text_string_to_metric_families
+
+from actors.demo import free_port, simulated_site
+from pipeline.sharing import GONE_S
+from simulator.visits import CAMERAS
+from storage.redis_server import PrivateRedis
+
+pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(900)]
+
+SEED = 930_000
+PATIENCE_S = 180.0
+TAKEN_OVER_S = GONE_S + 5.0  # on a machine of one's own
+PICTURE_S = 0.125
+PLANES = {"prefill", "prefill-2"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    running: Running
+    url: str
+    ledger: Ledger
+    own: OwnTime
+
+    def written(self) -> dict[str, float]:
+        """Carriers by the plane that wrote them; of those that answer."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {sample.labels["plane"]: sample.value for sample in samples if sample.name == "longwatch_carriers_written_total"}
+
+    def await_both_at_work(self) -> None:
+        before = {plane: self.written().get(plane, 0.0) for plane in PLANES}
+        assert until(lambda: all(self.written().get(plane, 0) > before[plane] + 5 for plane in PLANES), PATIENCE_S) < PATIENCE_S
+
+    def seen_again_s(self) -> float:
+        """Seconds of our own until each camera has a carrier that is younger than this call."""
+        at_s = time.time()
+        assert until(lambda: self.ledger.newest_s() > at_s, PATIENCE_S) < PATIENCE_S
+        return self.own.between(at_s, time.time())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with OwnTime() as own, simulated_site(SEED) as served, PrivateRedis(tmp_path / "redis") as server:
+        cameras = {name: {"uri": uri, "still_s": 0} for name, uri in served["cameras"].items()}
+        port = free_port(0)
+        config, log = tmp_path / "longwatch.yaml", tmp_path / "log"
+        config.write_text(json.dumps({"cameras": cameras, "prefill": {"actors": 2}, "port": port, "redis": server.url}))
+        with Running(config, log) as running:
+            url = f"http://127.0.0.1:{port}"
+            up_s = until(lambda: running.ended is not None or ask(url).answered, 300)
+            assert up_s < 300 and running.ended is None, log.read_text()
+            model = httpx.post(f"{url}/v1/ask", json={"question": "Is there a car now?"}, timeout=HUNG_S).json()["model"]
+            ledger = Ledger(server.url, model, list(CAMERAS))
+            yield Site(running=running, url=url, ledger=ledger, own=own)
+            ledger.close()
+
+
+def test_cameras_are_shared_and_go_to_the_other_when_one_freezes_or_dies(site: Site) -> None:
+    site.await_both_at_work()
+    with site.running.frozen("prefill", 1):
+        frozen_s = site.seen_again_s()
+        assert until(lambda: site.written().keys() == PLANES - {_silent(site)}, PATIENCE_S) < PATIENCE_S
+    site.await_both_at_work()
+    victims = site.running.kill("prefill", 1)
+    killed_s = site.seen_again_s()
+    assert until(lambda: site.running.replaced("prefill", victims), PATIENCE_S) < PATIENCE_S
+    site.await_both_at_work()
+    print(f"seen again {frozen_s:.1f} s of our own after one froze, {killed_s:.1f} s after one was killed")
+    times = site.ledger.look()
+    assert site.ledger.whole()
+    assert min(np.diff(each).min() for each in times.values()) > 900 * PICTURE_S, "the same picture twice"
+    assert max(frozen_s, killed_s) < TAKEN_OVER_S
+
+
+def _silent(site: Site) -> str:
+    """The one plane of the two that does not answer."""
+    text = httpx.get(f"{site.url}/metrics", timeout=30).text
+    return next((plane for plane in sorted(PLANES) if f'longwatch_up{{plane="{plane}"}} 0.0' in text), "")
