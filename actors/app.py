@@ -39,7 +39,7 @@ OBJECT_STORE_BYTES = 256 * 1024 * 1024
 LOG_BYTES = 64 * 1024 * 1024  # of room for what Ray writes down
 ENVIRONMENT = {  # of Ray's processes, where the cluster is ours; whoever runs a cluster sets the same
     "RAY_worker_niceness": "0",  # Ray's 15 lets any other work on the machine starve the planes
-    "RAY_task_events_report_interval_ms": "0",  # for a dashboard that we do not start, Ray would keep 3 KB of each of the last 100,000 calls
+    "RAY_task_events_report_interval_ms": "0",  # for a dashboard that is not there, Ray would keep 3 KB of each of 100,000 calls
     "RAY_health_check_period_ms": "1000",  # a machine that is gone is given up after three; Ray's own figures make that 15 s
     "RAY_health_check_failure_threshold": "3",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is replaced after three; Ray's 10 make that half a minute
@@ -110,8 +110,8 @@ class Longwatch:
 
     def _serve(self, settings: Settings) -> str:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        http = HTTPOptions(host=self._config.host, port=self._config.port, location="HeadOnly")
-        serve.start(http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
+        http = HTTPOptions(host=self._config.host, port=self._config.port)
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
         options = serve_options(self._config.decode, _gpu_share(settings))
         options["ray_actor_options"] |= placed("decode")
         decode = serve.deployment(Decode, **options, **api.HEALING)

@@ -63,7 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Cli
     folder: Path = tmp_path_factory.mktemp("redis")
     with PrivateRedis(folder) as redis, _RayCluster(None):
         port = free_port(0)
-        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port, location="HeadOnly"), logging_config={"log_level": "ERROR"})
+        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config={"log_level": "ERROR"})
         options = serve_options(DecodeSection(max_replicas=1), gpus=0) | PLACES
         handle = serve.run(serve.deployment(Talking, **options).bind(), name="decode", route_prefix=None)
         settings = Settings(redis_url=redis.url, registry_url=redis.url, model="none")

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import ray
+from collector import Collector, collecting
 from numpy.typing import NDArray
 from odd_camera import OddCamera
 from PIL import Image
@@ -56,7 +57,15 @@ def served() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def client(served: dict[str, Any]) -> Iterator[httpx.Client]:
+def collector() -> Iterator[Collector]:
+    with collecting() as collected, pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in collected.environment.items():
+            monkeypatch.setenv(name, value)
+        yield collected
+
+
+@pytest.fixture(scope="module")
+def client(served: dict[str, Any], collector: Collector) -> Iterator[httpx.Client]:
     config = Config.model_validate({"cameras": served["cameras"], "rules": [RULE], "port": free_port(0)})
     with Longwatch(config) as longwatch, httpx.Client(base_url=longwatch.url, timeout=60) as http:
         until(lambda: all(remembered_s(http, camera) >= 12 for camera in CAMERAS))
@@ -145,6 +154,16 @@ def test_one_scrape_tells_of_every_plane_and_the_status_is_well(client: httpx.Cl
     status = ["status", "--once", "--json", "--url", str(client.base_url)]
     said = until(lambda: (now := CliRunner().invoke(app, status)).exit_code == 0 and now)
     assert {camera["id"] for camera in json.loads(said.output)["cameras"]} >= set(CAMERAS)
+
+
+FRAME = {("longwatch-ingest", "ingest")} | {("longwatch-prefill", name) for name in ("prefill", "write", "frame")}
+QUESTION = {("longwatch-api", "question"), ("longwatch-decode", "answer")}
+
+
+def test_frames_and_questions_leave_traces_through_the_planes(client: httpx.Client, collector: Collector) -> None:
+    client.post("/v1/ask", json={"question": "What do you see now?", "cameras": ["yard"]}).raise_for_status()
+    until(lambda: any(spans >= FRAME for spans in collector.traces().values()))
+    until(lambda: any(spans >= QUESTION for spans in collector.traces().values()))
 
 
 def test_the_words_for_nothing_there_are_errors_and_not_empty_answers(client: httpx.Client) -> None:

@@ -5,14 +5,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import numpy as np
 import pytest
 from carriers import FINGERPRINT, carrier, eventually
+from collector import Collector, collecting
 from prometheus_client import CollectorRegistry
 from web_fakes import FakeAsk
 
@@ -28,42 +26,12 @@ from storage.registry import Registry
 otlp = pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter", reason="needs longwatch[tracing]")
 
 
-@dataclass
-class Collector:
-    """Takes spans over OTLP/HTTP."""
-
-    url: str = ""
-    spans: list[tuple[str, Any]] = field(default_factory=list)  # service, span
-
-    def of(self, trace: Trace) -> dict[str, tuple[str, Any]]:
-        """By name: service and span."""
-        return {span.name: (service, span) for service, span in self.spans if int.from_bytes(span.trace_id, "big") == trace.id}
-
-
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    collected = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-            for told in request.resource_spans:
-                service = next(a.value.string_value for a in told.resource.attributes if a.key == "service.name")
-                collected.spans += [(service, span) for scope in told.scope_spans for span in scope.spans]
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        collected.url = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collected.url)
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")  # ms
+    with collecting() as collected:
+        for name, value in collected.environment.items():
+            monkeypatch.setenv(name, value)
         yield collected
-        server.shutdown()
 
 
 class Still:
