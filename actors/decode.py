@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.answerer import Answerer
 from pipeline.batching import SEATS, Batching
 from pipeline.config import DecodeSection
 from pipeline.core import Answer, Mode, Question
-from pipeline.rules import Judgement
+from pipeline.rules import Judgement, Standing
 from storage.registry import Registry
 
 DEADLINE_S = 60.0  # of a question: here from where it stands in line for the batch, at the API from where it is asked
@@ -63,12 +63,12 @@ class Decode:
                     self._tracer.span(trace, "answer", began_ns, time.time_ns(), carriers=said.carriers)
                 yield said
 
-    async def judge(self, condition: str, camera_id: str) -> Judgement:
-        """Judge a rule's condition on a camera's newest carriers."""
+    async def judge(self, standing: Sequence[Standing]) -> list[Judgement | None]:
+        """Judge rules' conditions on their cameras' newest carriers."""
         began = time.perf_counter()
-        judgement = await asyncio.to_thread(self._answerer.judge, condition, camera_id)
-        self._work.judged(time.perf_counter() - began)
-        return judgement
+        judged = await asyncio.to_thread(self._answerer.judge, standing)
+        self._work.judged(len(judged), time.perf_counter() - began)
+        return judged
 
     def metrics(self) -> list[Metric]:
         """What a scrape is told."""

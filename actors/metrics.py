@@ -95,9 +95,10 @@ class Decoding:
         """An answer was given up."""
         self._left.labels(reason).inc()
 
-    def judged(self, seconds: float) -> None:
-        """A rule was judged."""
-        self._judgements.observe(seconds)
+    def judged(self, rules: int, seconds: float) -> None:
+        """So many rules were judged together."""
+        for _ in range(rules):
+            self._judgements.observe(seconds / rules)
 
 
 class Alerting:

@@ -1,6 +1,7 @@
 """Watches the rules as a Ray actor: asks the decode plane about every new carrier, and tells of what came true."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client.core import Metric
@@ -10,9 +11,9 @@ from ray.serve.exceptions import RayServeException
 
 from actors.metrics import Alerting, Metrics, loops, memory, rules
 from actors.parts import Settings, open_store
-from pipeline.core import Alert, LongwatchError
+from pipeline.core import Alert, StoreUnavailable
 from pipeline.loop import Loop
-from pipeline.rules import Judgement, RuleEngine
+from pipeline.rules import CannotJudge, Judgement, RuleEngine, Standing
 from pipeline.sinks import AlertDeliveryError, Outbox, Webhook, deliver
 from storage.registry import BadEntry, Registry
 from web.guard import NotReady
@@ -20,10 +21,6 @@ from web.guard import NotReady
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
-
-
-class CannotJudge(LongwatchError):
-    """The decode plane failed at a condition."""
 
 
 class RulesActor:
@@ -53,14 +50,14 @@ class RulesActor:
         """Stop after the check under way."""
         self._loop.close()
 
-    def _judge(self, condition: str, camera_id: str, /) -> Judgement:
+    def _judge(self, standing: Sequence[Standing], /) -> Sequence[Judgement | None]:
         try:
-            judgement: Judgement = self._decode.judge.remote(condition, camera_id).result(timeout_s=PATIENCE_S)
+            judged: list[Judgement | None] = self._decode.judge.remote(standing).result(timeout_s=PATIENCE_S)
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, LongwatchError) else CannotJudge(repr(error.cause))) from None
+            raise (error.cause if isinstance(error.cause, StoreUnavailable) else CannotJudge(repr(error.cause))) from None
         except (RayError, RayServeException, TimeoutError) as error:
             raise NotReady(f"the decode plane does not judge now ({type(error).__name__})") from error
-        return judgement
+        return judged
 
     def _check(self) -> None:
         self._webhooks = {rule.id: rule.webhook for rule in self._registry.rules()}

@@ -1,4 +1,4 @@
-"""How many questions are answered a second when several come at once: one by one, and sharing passes (`model.batch`).
+"""How many questions are answered a second when several come at once, and how many rules judged: one by one, and sharing passes.
 
     python -m bench.concurrent [--model FOLDER] [--json FILE]
 
@@ -8,6 +8,7 @@ CPU time is told beside the clock's, which other work on the machine slows.
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -21,12 +22,18 @@ from model import embedded
 from model.backbone import Backbone
 from model.batch import Batch
 from model.videoscan import VideoScan
+from pipeline.answerer import RECENT
 from pipeline.core import Carrier, CarrierKey, TimeRange
+from pipeline.rules import TOGETHER
+from simulator.visits import COLOURS
 
 QUESTIONS = ("Was there a red car at the gate?", "How long ago did you see a white truck?", "What do you see now?", "Is there a person?")
 AT_ONCE = (1, 10, 50)
 SEATS = (8, 32)
 ROUNDS = 5
+
+RULES = (1, 8, TOGETHER)
+RULE_COLUMNS = ("rules", "one by one", "together")
 
 Asked = tuple[str, Sequence[Carrier]]
 
@@ -48,7 +55,9 @@ def main(
         rows += [[at_once, name, *rates(way, asked[:at_once])] for name, way in ways.items()]
     columns = ("at once", "way", "answers/s", "answers/s of CPU time")
     show("Answers a second", columns, rows, [f"{scan.budget} carriers a question, one thread, medians of {ROUNDS}"])
-    write(json, {"columns": columns, "rows": rows})
+    judged = [[some, *rules(scan, some)] for some in RULES]
+    show("Rules judged a second of CPU time", RULE_COLUMNS, judged, [f"{RECENT} carriers a rule, one thread, medians of {ROUNDS}"])
+    write(json, {"columns": columns, "rows": rows, "rule_columns": RULE_COLUMNS, "rules": judged})
 
 
 def carriers(scan: VideoScan, seed: int) -> list[Carrier]:
@@ -82,6 +91,23 @@ def rates(way: Callable[[Sequence[Asked]], list[str]], asked: Sequence[Asked]) -
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - began_cpu)
     return len(asked) / median(wall), len(asked) / median(cpu)
+
+
+def rules(scan: VideoScan, count: int) -> tuple[float, float]:
+    """Rules judged a second of CPU time, one by one and together."""
+    asked = [f"Is it true now that a {colour} truck is there?" for colour in islice(cycle(COLOURS), count)]
+    sets = [carriers(scan, i)[:RECENT] for i in range(count)]
+    pairs = list(zip(asked, sets, strict=True))
+    alone, shared = [judge_alone(scan, *pair) for pair in pairs], [each.probability for each in scan.judge(asked, sets)]
+    assert np.allclose(alone, shared, atol=1e-4)
+    one_by_one = rates(lambda some: [str(judge_alone(scan, *pair)) for pair in some], pairs)[1]
+    together = rates(lambda some: [each.text for each in scan.judge(*map(list, zip(*some, strict=True)))], pairs)[1]
+    return one_by_one, together
+
+
+def judge_alone(scan: VideoScan, question: str, seen: Sequence[Carrier]) -> float:
+    """The probability of one rule."""
+    return scan.judge([question], [seen])[0].probability
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def mark(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier], words: bool
     """Ask one question; with `words` no choices are given, and what is said must be the right one."""
     seen = looked_at(scan, asked.question, carriers)
     if asked.choices == YES_NO:
-        by, right = Marked.YES_NO, scan.judge(asked.question, seen).text == asked.answer
+        by, right = Marked.YES_NO, scan.judge([asked.question], [seen])[0].text == asked.answer
     elif not words and asked.choices and (spelt := letters(scan.backbone, len(asked.choices))):
         listed = "\n".join(f"{chr(ord('A') + i)}. {choice}" for i, choice in enumerate(asked.choices))
         told, _ = scan.read([f"{asked.question}\n{listed}\nAnswer with the option's letter."], [seen])

@@ -109,12 +109,13 @@ class VideoScan:
         return Decoded(text=self.backbone.words(tokens), probability=sureness, attention=attention)
 
     @torch.inference_mode()
-    def judge(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
-        """The probability of yes, against no, to a question."""
-        logits, attention, _, _ = self._ask(question, carriers)
-        odds = logits.double().softmax(-1)
-        yes, no = float(odds[self._yes].sum()), float(odds[self._no].sum())
-        return Decoded(text="yes" if yes >= no else "no", probability=yes / (yes + no), attention=attention)
+    def judge(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> list[Decoded]:
+        """The probability of yes, against no, to each question over its set of carriers, all in one pass. Raises ForeignCarrier."""
+        told, attention = self.read(questions, sets)
+        odds = told.logits.double().softmax(-1)
+        yes, no = odds[:, self._yes].sum(-1), odds[:, self._no].sum(-1)
+        sure = zip((yes / (yes + no)).tolist(), attention, strict=True)
+        return [Decoded(text="yes" if each >= 0.5 else "no", probability=each, attention=paid) for each, paid in sure]
 
     @torch.inference_mode()
     def read(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> tuple[Read, list[NDArray[np.float64]]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.batching import Decoded, Said
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, ground, moments, pointed, speakable
-from pipeline.rules import Judgement
+from pipeline.rules import Judgement, Standing
 from pipeline.selection import Candidates, joined, probability, select
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
@@ -52,8 +52,8 @@ class Decoder(Protocol):
     def decode(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
         """Answer in words."""
 
-    def judge(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
-        """Yes or no."""
+    def judge(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> Sequence[Decoded]:
+        """Yes or no to each question over its set of carriers, together."""
 
 
 class Answerer:
@@ -113,16 +113,18 @@ class Answerer:
         missing = (*unread(wanted, carriers), *gaps(times, question.when, now_ms, losses))
         return _Looked(began=began, cameras=tuple(cameras), carriers=carriers, gaps=missing, now_ms=now_ms)
 
-    def judge(self, condition: str, camera_id: str) -> Judgement:
-        """How probable a rule's condition is on a camera's newest carriers. Raises NoMemory if there are none."""
-        newest = self._memory.captured(camera_id, None)[-RECENT:].tolist()
-        carriers = self._fetch([CarrierKey(camera_id=camera_id, at_ms=at) for at in newest])
-        if not carriers:
-            raise NoMemory(f"nothing is remembered of {camera_id}")
-        decoded = self._decoder.judge(f"Is it true now that {condition.strip().rstrip('.?!')}?", carriers)
-        last = carriers[-1].key
-        here = Evidence(camera_id=camera_id, at_ms=last.at_ms, span=carriers[-1].span, score=1.0)
-        return Judgement(probability=decoded.probability, at_ms=last.at_ms, evidence=(here,))
+    def judge(self, standing: Sequence[Standing]) -> list[Judgement | None]:
+        """How probable each condition is on its camera's newest carriers, all together; None where nothing is remembered."""
+        newest = {camera_id: self._newest(camera_id) for camera_id in {one.camera_id for one in standing}}
+        asked = [one for one in standing if newest[one.camera_id]]
+        questions = [f"Is it true now that {one.condition.strip().rstrip('.?!')}?" for one in asked]
+        decoded = self._decoder.judge(questions, [newest[one.camera_id] for one in asked]) if asked else []
+        told = {one: _judgement(newest[one.camera_id][-1], each.probability) for one, each in zip(asked, decoded, strict=True)}
+        return [told.get(one) for one in standing]
+
+    def _newest(self, camera_id: str) -> list[Carrier]:
+        times = self._memory.captured(camera_id, None)[-RECENT:].tolist()
+        return self._fetch([CarrierKey(camera_id=camera_id, at_ms=at) for at in times])
 
     def _meant(self, question: Question) -> list[str]:
         """The cameras given, or those named in the text, or all."""
@@ -152,6 +154,12 @@ class Answerer:
 
     def _fetch(self, keys: Sequence[CarrierKey]) -> list[Carrier]:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
+
+
+def _judgement(last: Carrier, probability: float) -> Judgement:
+    """Of a condition, on carriers of which this is the last."""
+    here = Evidence(camera_id=last.key.camera_id, at_ms=last.key.at_ms, span=last.span, score=1.0)
+    return Judgement(probability=probability, at_ms=last.key.at_ms, evidence=(here,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

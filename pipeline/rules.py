@@ -11,6 +11,21 @@ from pipeline.core import Alert, Camera, Evidence, LongwatchError, Rule, named
 log = logging.getLogger(__name__)
 
 
+TOGETHER = 32  # conditions that are judged at once
+
+
+class CannotJudge(LongwatchError):
+    """One of several conditions, or each, cannot be judged, though others can."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A condition to be judged at a camera."""
+
+    condition: str
+    camera_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """How likely a condition holds at a camera now."""
@@ -21,7 +36,7 @@ class Judgement:
 
 
 class _Judge(Protocol):
-    def __call__(self, condition: str, camera_id: str, /) -> Judgement: ...
+    def __call__(self, standing: Sequence[Standing], /) -> Sequence[Judgement | None]: ...
 
 
 class _Memory(Protocol):
@@ -41,6 +56,28 @@ class _Watch:
     armed: bool = True  # seen false since it last fired
     judged_ms: int | None = None
     fired_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A rule that is to be judged at a camera, on what was remembered last."""
+
+    rule: Rule
+    camera_id: str
+    newest_ms: int
+    watch: _Watch
+
+    def alert(self, told: Judgement) -> Alert | None:
+        """What comes of a judgement."""
+        watch = self.watch
+        watch.judged_ms = self.newest_ms
+        if not told.probability >= self.rule.threshold:  # so that NaN is no alarm
+            watch.armed = True
+            return None
+        if not watch.armed or (watch.fired_ms is not None and told.at_ms - watch.fired_ms < self.rule.cooldown_s * 1000):
+            return None
+        watch.armed, watch.fired_ms = False, told.at_ms
+        return _alert(self.rule, self.camera_id, told)
 
 
 _WatchKey = tuple[str, str, str]  # rule id, condition, camera id: a reworded rule starts anew
@@ -67,36 +104,35 @@ class RuleEngine:
     def check(self) -> list[Alert]:
         """Judges every rule at each of its cameras that has a newer carrier than the one last judged there.
 
-        A question that fails is counted and asked again at the next check. Raises what the site raises when it cannot be read.
+        A question that fails is counted and asked again at the next check. Raises what the site and the memory raise when they cannot
+        be read.
         """
         known = [camera.id for camera in self._site.cameras()]
         pairs = [(rule, camera_id) for rule in self._site.rules() for camera_id in _cameras_of(rule, known)]
         watches = {_key(rule, camera_id): self._watches.get(_key(rule, camera_id), _Watch()) for rule, camera_id in pairs}
         self._watches = watches  # those of removed rules and cameras go
-        found = (self._try_one(rule, camera_id, watches[_key(rule, camera_id)]) for rule, camera_id in pairs)
-        return [alert for alert in found if alert]
+        newest = {camera_id: self._memory.newest(camera_id) for camera_id in {camera_id for _, camera_id in pairs}}
+        stand = [_Due(rule, camera_id, at_ms, watches[_key(rule, camera_id)]) for rule, camera_id in pairs if (at_ms := newest[camera_id])]
+        due = [one for one in stand if one.newest_ms > (one.watch.judged_ms or 0)]
+        told = [each for at in range(0, len(due), TOGETHER) for each in self._judged(due[at : at + TOGETHER])]
+        return [alert for one, judgement in zip(due, told, strict=True) if judgement and (alert := one.alert(judgement))]
 
-    def _try_one(self, rule: Rule, camera_id: str, watch: _Watch) -> Alert | None:
+    def _judged(self, some: Sequence[_Due]) -> Sequence[Judgement | None]:
+        """None for those that failed."""
         try:
-            return self._check_one(rule, camera_id, watch)
+            return self._judge([Standing(condition=one.rule.condition, camera_id=one.camera_id) for one in some])
+        except CannotJudge as error:
+            if half := len(some) // 2:
+                return [*self._judged(some[:half]), *self._judged(some[half:])]
+            self._failed(some, error)
         except LongwatchError as error:
-            self.failures[rule.id] += 1
-            log.warning("rule %s at camera %s failed (%d so far): %s", rule.id, camera_id, self.failures[rule.id], error)
-            return None
+            self._failed(some, error)
+        return [None] * len(some)
 
-    def _check_one(self, rule: Rule, camera_id: str, watch: _Watch) -> Alert | None:
-        newest_ms = self._memory.newest(camera_id)
-        if newest_ms is None or (watch.judged_ms is not None and newest_ms <= watch.judged_ms):
-            return None
-        judgement = self._judge(rule.condition, camera_id)
-        watch.judged_ms = newest_ms
-        if not judgement.probability >= rule.threshold:  # so that NaN is no alarm
-            watch.armed = True
-            return None
-        if not watch.armed or (watch.fired_ms is not None and judgement.at_ms - watch.fired_ms < rule.cooldown_s * 1000):
-            return None
-        watch.armed, watch.fired_ms = False, judgement.at_ms
-        return _alert(rule, camera_id, judgement)
+    def _failed(self, some: Sequence[_Due], error: LongwatchError) -> None:
+        for one in some:
+            count = self.failures[one.rule.id] = self.failures[one.rule.id] + 1
+            log.warning("rule %s at camera %s failed (%d so far): %s", one.rule.id, one.camera_id, count, error)
 
 
 def _key(rule: Rule, camera_id: str) -> _WatchKey:

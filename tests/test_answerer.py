@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps
 from pipeline.core import VECTOR, Carrier, CarrierKey, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
+from pipeline.rules import Standing
 
 T0 = 1_700_000_000_000
 unhurried = settings(deadline=None)
@@ -81,7 +82,8 @@ class Decoder:
         self.asked.append((question, [c.key for c in carriers]))
         return Said(self.text, 0.75, np.array([0.9 * (c.key.at_ms == self.looks_ms) for c in carriers]))
 
-    judge = decode
+    def judge(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> list[Said]:
+        return [self.decode(question, carriers) for question, carriers in zip(questions, sets, strict=True)]
 
 
 def answerer(decoder: Decoder, memory: Memory, *, now_s: float = 100, budget: int = 128) -> Answerer:
@@ -214,20 +216,25 @@ def test_without_a_head_or_vectors_what_is_looked_at_is_evenly_spread() -> None:
 # Rules
 
 
-def test_a_rule_looks_at_the_newest_carriers_of_its_camera() -> None:
+def test_rules_look_at_the_newest_carriers_of_their_cameras_together() -> None:
     decoder = Decoder()
-    memory = Memory({"gate": list(range(20)), "yard": [99]}, gone={("gate", at(19))})
-    judged = answerer(decoder, memory).judge(" a truck is at the gate. ", "gate")
-    question, keys = decoder.asked[0]
-    assert question == "Is it true now that a truck is at the gate?"
-    assert [key.at_ms for key in keys] == [at(s) for s in range(20 - RECENT, 19)]
-    assert (judged.probability, judged.at_ms) == (0.75, at(18))
-    assert [(e.camera_id, e.at_ms) for e in judged.evidence] == [("gate", at(18))]
+    memory = Memory({"gate": list(range(20)), "yard": [99], "roof": []}, gone={("gate", at(19))})
+    conditions = ((" a truck is at the gate. ", "gate"), ("it burns", "roof"), ("it rains", "yard"), ("it rains", "gate"))
+    standing = [Standing(condition=condition, camera_id=camera_id) for condition, camera_id in conditions]
+    judged = answerer(decoder, memory).judge(standing)
+    said = ("a truck is at the gate", "it rains", "it rains")
+    assert [question for question, _ in decoder.asked] == [f"Is it true now that {what}?" for what in said]
+    gate = [at(s) for s in range(20 - RECENT, 19)]
+    assert [[key.at_ms for key in keys] for _, keys in decoder.asked] == [gate, [at(99)], gate]
+    assert [told and (told.probability, told.at_ms) for told in judged] == [(0.75, at(18)), None, (0.75, at(99)), (0.75, at(18))]
+    shown = [[(e.camera_id, e.at_ms) for e in told.evidence] for told in judged if told]
+    assert shown == [[("gate", at(18))], [("yard", at(99))], [("gate", at(18))]]
 
 
-def test_a_rule_over_nothing_is_said() -> None:
-    with pytest.raises(NoMemory):
-        answerer(Decoder(), Memory({"gate": []})).judge("a truck is there", "gate")
+def test_rules_over_nothing_ask_nothing() -> None:
+    decoder = Decoder()
+    assert answerer(decoder, Memory({"gate": []})).judge([Standing(condition="a truck is there", camera_id="gate")]) == [None]
+    assert not decoder.asked
 
 
 # named

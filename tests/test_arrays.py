@@ -35,5 +35,5 @@ def test_a_bfloat16_model_remembers_evicts_and_answers(kind: str) -> None:
     assert off([c.embedding for c in carriers], [c.embedding for c in exact]) < 0.05
     first = to_tensor(carriers[0].kv, CPU, torch.float32)
     assert off(first, exact[0].kv) < 0.05
-    assert 0 < scan.judge("Is it?", memory.carriers).probability < 1
+    assert 0 < scan.judge(["Is it?"], [memory.carriers])[0].probability < 1
     assert scan.fingerprint != wide.fingerprint

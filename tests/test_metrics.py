@@ -87,9 +87,9 @@ def test_a_defect_in_a_plane_is_not_taken_for_its_death() -> None:
 
 def test_two_replicas_of_a_plane_are_told_apart() -> None:
     replicas = [Metrics("decode", replica=name) for name in ("a", "b")]
-    Decoding(replicas[1].registry, len).judged(0.2)
+    Decoding(replicas[1].registry, len).judged(3, 0.6)
     found = scraped(*replicas)
-    assert found["longwatch_judge_seconds_count", "decode", "b"] == 1
+    assert found["longwatch_judge_seconds_count", "decode", "b"] == 3
     assert found["process_resident_memory_bytes", "decode", "a"] > 0
     assert not [name for name, *_ in found if str(name).endswith("_created")]
 

@@ -1,10 +1,12 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from pipeline.core import Alert, Camera, Evidence, LongwatchError, Rule, StoreUnavailable, TimeRange
-from pipeline.rules import Judgement, RuleEngine
+from pipeline.rules import TOGETHER, CannotJudge, Judgement, RuleEngine, Standing
 
+START_MS = 1_700_000_000_000
 RULE = Rule(id="r1", condition="a truck is at the dock", cooldown_s=10)
 
 
@@ -18,6 +20,8 @@ class Site:
     sure: dict[str, float] = field(default_factory=dict)  # probability by camera
     broken: dict[str, Exception] = field(default_factory=dict)  # by condition
     asked: list[tuple[str, str]] = field(default_factory=list)
+    together: list[int] = field(default_factory=list)
+    forgotten: set[str] = field(default_factory=set)
 
     def cameras(self) -> list[Camera]:
         return [Camera(id=one, uri="x") for one in self.ids]
@@ -26,12 +30,17 @@ class Site:
         return self.listed
 
     def newest(self, camera_id: str) -> int | None:
-        return int(self.at_s[camera_id] * 1000) if camera_id in self.at_s else None
+        return START_MS + int(self.at_s[camera_id] * 1000) if camera_id in self.at_s else None
 
-    def judge(self, condition: str, camera_id: str) -> Judgement:
-        self.asked.append((condition, camera_id))
-        if condition in self.broken:
-            raise self.broken[condition]
+    def judge(self, standing: Sequence[Standing]) -> list[Judgement | None]:
+        self.together.append(len(standing))
+        for one in standing:
+            if one.condition in self.broken:
+                raise self.broken[one.condition]
+        self.asked += [(one.condition, one.camera_id) for one in standing]
+        return [None if one.camera_id in self.forgotten else self._judged(one.camera_id) for one in standing]
+
+    def _judged(self, camera_id: str) -> Judgement:
         at_ms = self.newest(camera_id)
         assert at_ms is not None
         seen = Evidence(camera_id=camera_id, at_ms=at_ms, span=TimeRange(start_ms=at_ms, end_ms=at_ms), score=1.0)
@@ -46,7 +55,7 @@ def play(site: Site, engine: RuleEngine, story: list[tuple[float, float]]) -> li
     fired = []
     for at_s, probability in story:
         site.at_s["dock"], site.sure["dock"] = at_s, probability
-        fired += [alert.at_ms / 1000 for alert in engine.check()]
+        fired += [(alert.at_ms - START_MS) / 1000 for alert in engine.check()]
     return fired
 
 
@@ -72,8 +81,8 @@ def test_when_a_rule_fires(story: list[tuple[float, float]], fired: list[float])
 def test_an_alert_says_what_was_seen() -> None:
     site = Site([RULE], at_s={"dock": 7}, sure={"dock": 0.8})
     (alert,) = site.engine().check()
-    assert (alert.rule_id, alert.condition, alert.camera_id, alert.at_ms) == ("r1", RULE.condition, "dock", 7000)
-    assert alert.probability == 0.8 and alert.evidence[0].at_ms == 7000
+    assert (alert.rule_id, alert.condition, alert.camera_id, alert.at_ms) == ("r1", RULE.condition, "dock", START_MS + 7000)
+    assert alert.probability == 0.8 and alert.evidence[0].at_ms == START_MS + 7000
     assert alert.id == site.engine().check()[0].id  # the same moment is the same alert
 
 
@@ -114,12 +123,41 @@ def test_cameras_alert_and_cool_down_apart() -> None:
 
 def test_a_failed_question_stops_no_other_and_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     bad = Rule(id="bad", condition="unanswerable", cameras=("dock",))
-    site = Site([bad, RULE], at_s={"dock": 1}, sure={"dock": 1}, broken={"unanswerable": StoreUnavailable("no store")})
+    site = Site([bad, RULE], at_s={"dock": 1}, sure={"dock": 1}, broken={"unanswerable": CannotJudge("too long")})
     engine = site.engine()
     assert [alert.rule_id for alert in engine.check()] == ["r1"]
-    assert engine.failures == {"bad": 1} and "no store" in caplog.text
+    assert engine.failures == {"bad": 1} and "too long" in caplog.text
     site.broken.clear()
     assert [alert.rule_id for alert in engine.check()] == ["bad"]
+
+
+def test_many_are_judged_together_and_one_that_cannot_be_is_found_in_few_questions() -> None:
+    rules = [Rule(id=f"r{i}", condition=f"{i}", cameras=("dock",)) for i in range(TOGETHER + 8)]
+    site = Site(rules, at_s={"dock": 1}, sure={"dock": 1})
+    engine = site.engine()
+    assert len(engine.check()) == len(rules) and site.together == [TOGETHER, 8]
+    site.together.clear()
+    site.at_s["dock"], site.broken["5"] = 2, CannotJudge("unanswerable")
+    engine.check()
+    assert engine.failures == {"r5": 1} and len(site.asked) == 2 * len(rules) - 1
+    assert len(site.together) <= 2 * TOGETHER.bit_length() + 1
+
+
+def test_what_fails_for_all_is_not_asked_one_by_one() -> None:
+    rules = [Rule(id=f"r{i}", condition=f"{i}", cameras=("dock",)) for i in range(TOGETHER)]
+    site = Site(rules, at_s={"dock": 1}, sure={"dock": 1}, broken={"5": StoreUnavailable("no store")})
+    engine = site.engine()
+    assert engine.check() == [] and site.together == [TOGETHER] and engine.failures.total() == TOGETHER
+    site.broken.clear()
+    assert len(engine.check()) == TOGETHER
+
+
+def test_a_camera_that_is_forgotten_while_it_is_judged_is_no_failure() -> None:
+    site = Site([RULE], at_s={"dock": 1}, sure={"dock": 1}, forgotten={"dock"})
+    engine = site.engine()
+    assert engine.check() == [] and not engine.failures
+    site.forgotten.clear()
+    assert [alert.at_ms for alert in engine.check()] == [START_MS + 1000]
 
 
 def test_a_defect_is_not_taken_for_a_failed_question() -> None:

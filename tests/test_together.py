@@ -62,7 +62,7 @@ def test_rules_in_float32() -> None:
 def judged_together(b: Backbone, sizes: Sequence[int], fused: bool, bound: float) -> None:
     scan = VideoScan(b, live=3)
     sets = [stream(scan, frames(n, camera))[0] for n, camera in zip(sizes, CAMERAS, strict=True)]
-    alone = [[scan.judge(q, s).probability for q in QUESTIONS] for s in sets]
+    alone = [[scan.judge([q], [s])[0].probability for q in QUESTIONS] for s in sets]
     if fused:
         fuse_attention(b)
     suffixes = [b.suffix(q) for q in QUESTIONS]

@@ -72,8 +72,8 @@ def test_a_question_after_streaming_scores_as_in_one_masked_pass(
     assert off(attention, untaught / untaught.sum()) < bound(dtype)
     heads = ((shape.layers - 1, shape.kv_heads * shape.groups - 1), (0, 0))
     taught = VideoScan(Backbone(b.net, b.tokenizer, replace(b.habits, evidence_heads=heads)))
-    assert off(taught.judge(question, carriers).attention, (at_carriers[-1, -1] + at_carriers[0, 0]) / 2) < bound(dtype)
-    judged = scan.judge(question, carriers)
+    assert off(taught.judge([question], [carriers])[0].attention, (at_carriers[-1, -1] + at_carriers[0, 0]) / 2) < bound(dtype)
+    (judged,) = scan.judge([question], [carriers])
     odds = whole[-1].double().softmax(-1)
     yes, no = (float(odds[first_tokens(b, word)].sum()) for word in ("yes", "no"))
     assert off(judged.probability, yes / (yes + no)) < bound(dtype)
@@ -163,9 +163,10 @@ def test_a_carrier_of_another_model_is_refused() -> None:
     scan = VideoScan(backbone(), live=4)
     own, _ = stream(scan, frames(3))
     foreign = [own[0], replace(own[1], fingerprint="0" * 16), own[2]]
-    for asks in (scan.decode, scan.judge):
-        with pytest.raises(ForeignCarrier, match="0" * 16):
-            asks("?", foreign)
+    with pytest.raises(ForeignCarrier, match="0" * 16):
+        scan.decode("?", foreign)
+    with pytest.raises(ForeignCarrier, match="0" * 16):
+        scan.judge(["?", "?"], [own, foreign])
 
 
 # Answers

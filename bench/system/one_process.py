@@ -69,9 +69,9 @@ class InTurn:
         decoded: Decoded = self._submit(self._scan.decode, question, carriers).result()
         return decoded
 
-    def judge(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
+    def judge(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> list[Decoded]:
         """As the model's, in turn."""
-        decoded: Decoded = self._submit(self._scan.judge, question, carriers).result()
+        decoded: list[Decoded] = self._submit(self._scan.judge, questions, sets).result()
         return decoded
 
 
