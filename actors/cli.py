@@ -171,13 +171,14 @@ def doctor(
     port: Annotated[int, typer.Option(help="Port of the page and the API.")] = 8600,
 ) -> None:
     """Check that this machine has what Longwatch needs, and say how to mend what is missing."""
-    from actors.doctor import diagnose, render
+    from actors.doctor import diagnose
+    from actors.findings import is_well, render
 
     given = {"model": model, "adapter": adapter}
     settings = _settings(config, [], {key: value for key, value in given.items() if value is not None})
     findings = diagnose(settings, redis, port)
     console.print(render(findings))
-    raise typer.Exit(0 if all(finding.ok is not False for finding in findings) else 1)
+    raise typer.Exit(0 if is_well(findings) else 1)
 
 
 def _call(method: str, url: str, path: str, token: str | None, body: dict[str, Any] | None = None) -> Any:

@@ -9,16 +9,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 import model
+from actors.findings import Finding
 from model.habits import Habits
 from pipeline.codecs import HARDWARE
 from pipeline.config import EMBEDDED_MODEL, LOOPBACK, Config
@@ -41,16 +37,6 @@ ELEMENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing looked at: fine, wrong, or (None) only worth knowing."""
-
-    what: str
-    ok: bool | None
-    detail: str
-    mend: str = ""  # one line, the exact command where there is one
-
-
 def diagnose(config: Config | None, redis_url: str | None, port: int) -> list[Finding]:
     """Everything there is to find, in seconds. Changes nothing; `redis_url` goes before the configuration's."""
     url = redis_url or (config.redis if config else None)
@@ -66,21 +52,6 @@ def diagnose(config: Config | None, redis_url: str | None, port: int) -> list[Fi
         _ray(),
         _gpu(),
     ]
-
-
-def is_well(findings: Sequence[Finding]) -> bool:
-    """Whether nothing is wrong."""
-    return all(finding.ok is not False for finding in findings)
-
-
-def render(findings: Sequence[Finding]) -> Table:
-    """The findings as a table for a terminal, each remedy under what it mends."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for finding in findings:
-        mark = {True: "[green]ok[/]", False: "[red]wrong[/]", None: "[yellow]note[/]"}[finding.ok]
-        remedy = f"\n[bold]-> {escape(finding.mend)}[/]" if finding.mend else ""
-        table.add_row(mark, escape(finding.what), escape(finding.detail) + remedy)
-    return table
 
 
 def _python() -> Finding:

@@ -12,7 +12,8 @@ from faults import Servers
 from rich.console import Console
 
 from actors import doctor
-from actors.doctor import Finding, diagnose, is_well, render
+from actors.doctor import diagnose
+from actors.findings import Finding, is_well, render
 from model.habits import Habits
 from pipeline.config import Config
 from storage.connect import connect
