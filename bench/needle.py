@@ -10,6 +10,7 @@ there. Long streams repeat clips: the table says how many different seconds a st
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -21,12 +22,13 @@ from rich.progress import track
 
 from bench.accuracy import Asked, remember, right
 from bench.held_out import SECONDS, frames
+from bench.looking import Remembered
 from bench.report import console, show, write
 from model import embedded, relevance
 from model.backbone import Backbone
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, CarrierKey
-from pipeline.selection import Candidates, probability, select
+from pipeline.selection import Candidates, select
 from simulator.questions import Quiz, ask, direction, presence, when
 from simulator.visits import CAMERAS, COLOURS, MOVERS
 from simulator.watching import HINT, Subject, Watch, watch_at
@@ -109,11 +111,11 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
     hidden = r.randrange(length)
     if needle.clip:
         streams[0][hidden] = needle.clip
-    query = _had(scan.sought(quiz.text))
     vectors = {f"c{i}": np.concatenate([clip.vectors for clip in stream]) for i, stream in enumerate(streams)}
     times = np.arange(length * SECONDS) * 1000
+    memory = Remembered(times=dict.fromkeys(vectors, times), scored=vectors, carrier=partial(_carrier, streams))
     began = time.perf_counter()
-    keys = select({name: Candidates(at_ms=times, scores=probability(times, v @ query)) for name, v in vectors.items()}, BUDGET)
+    keys = memory.wanted(scan, quiz.text, BUDGET)
     took = (time.perf_counter() - began) * 1000
     carriers = [_carrier(streams, key) for key in keys]
     seen = needle.clip.truth.clear(needle.subject) if needle.clip else []

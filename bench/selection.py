@@ -27,6 +27,7 @@ from model.relevance import Relevance
 from model.videoscan import VideoScan
 from pipeline.answerer import Answerer
 from pipeline.core import VECTOR, CarrierKey
+from pipeline.selection import select
 from storage import keys
 from storage.codec import Codec
 from storage.redis_server import PrivateRedis
@@ -37,6 +38,7 @@ from storage.vectors import HOUR_MS, RECORD, Vectors
 START_MS = 490_000 * HOUR_MS
 PER_HOUR = 3600
 CACHE_BYTES = 2 << 30
+BUDGET = 64
 QUESTION = "When was the red car last seen?"
 ADD_TIMES = "for i = 0, ARGV[2] - 1 do local t = string.format('%.0f', ARGV[1] + i * 1000) redis.call('ZADD', KEYS[1], t, t) end"
 
@@ -87,8 +89,8 @@ def rows(url: str, scan: VideoScan, what: str, codec: Codec, cameras: list[str],
         return CarrierStore(url, scan.fingerprint, head=scan.head, cache_bytes=CACHE_BYTES, codec=codec, timeout_s=30)
 
     def choose(store: CarrierStore) -> tuple[float, float]:
-        answerer = Answerer(scan, store, lambda: cameras, budget=64)
-        taken = timed(lambda: answerer.wanted(QUESTION, times))
+        answerer = Answerer(scan, store, lambda: cameras, budget=BUDGET)
+        taken = timed(lambda: select(answerer.candidates(QUESTION, times), BUDGET))
         if store.misses:
             raise typer.BadParameter(f"not all was found: {dict(store.misses)}")
         return taken

@@ -118,6 +118,16 @@ class VideoScan:
         return [Decoded(text="yes" if each >= 0.5 else "no", probability=each, attention=paid) for each, paid in sure]
 
     @torch.inference_mode()
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float] | None:
+        """How far each set shows what is asked about: the share of the look that rests on it; None where nobody taught the model to look.
+
+        Taught evidence heads look at what shows the answer, and elsewhere when nothing does. Raises ForeignCarrier.
+        """
+        if not self.backbone.habits.evidence_heads:
+            return None
+        return [float(paid.sum()) for paid in self.read([question] * len(sets), sets)[1]]
+
+    @torch.inference_mode()
     def read(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> tuple[Read, list[NDArray[np.float64]]]:
         """Read a question over each set of carriers, all in one pass; and the attention paid to each carrier. Raises ForeignCarrier."""
         for carrier in (carrier for carriers in sets for carrier in carriers):

@@ -14,11 +14,12 @@ from pipeline.batching import Decoded, Said
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, ground, moments, pointed, speakable
 from pipeline.rules import Judgement, Standing
-from pipeline.selection import Candidates, joined, probability, select
+from pipeline.selection import Candidates, joined, passages, probability, select
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
+SHOWN = 0.9  # of the look of who is to answer rests on carriers that show what is asked about
 
 
 Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token
@@ -48,6 +49,9 @@ class Decoder(Protocol):
 
     def sought(self, question: str) -> NDArray[np.float32] | None:
         """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there; None if it cannot tell."""
+
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> Sequence[float] | None:
+        """How far each set shows what is asked about, from 0 to 1, each by itself; None if it cannot tell."""
 
     def decode(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
         """Answer in words."""
@@ -135,11 +139,31 @@ class Answerer:
         return list(question.cameras) or named(question.text, known) or known
 
     def wanted(self, question: str, times: Mapping[str, NDArray[np.int64]]) -> list[CarrierKey]:
-        """What to look at; by relevance where it has to be chosen, and can be scored."""
+        """What to look at: all, or by relevance, and by a closer look at what is relevant."""
+        candidates = self.candidates(question, times)
+        return select(candidates, self._budget, self._recent, self._found(question, candidates))
+
+    def candidates(self, question: str, times: Mapping[str, NDArray[np.int64]]) -> dict[str, Candidates]:
+        """What could be looked at; with its relevance where there is more than that, and it can be scored."""
         candidates = {camera: Candidates(at_ms=each) for camera, each in times.items()}
         if sum(map(len, times.values())) > self._budget and (sought := self._decoder.sought(question)) is not None:
-            candidates = {camera: self._scored(camera, each, sought) for camera, each in candidates.items()}
-        return select(candidates, self._budget, self._recent)
+            return {camera: self._scored(camera, each, sought) for camera, each in candidates.items()}
+        return candidates
+
+    def _found(self, question: str, candidates: Mapping[str, Candidates]) -> list[CarrierKey] | None:
+        """The relevant passages that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
+
+        Of thousands of moments some always look like it. The model takes one of them for it when it sees all of these at once, and
+        seldom when it sees each by itself.
+        """
+        around = passages(candidates)
+        have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage])}
+        sets = [carriers for passage in around if (carriers := [have[key] for key in passage if key in have])]
+        if not sets or (shown := self._decoder.shown(question, sets)) is None:
+            return None
+        sure = [(round(share, 2), carriers[-1].key.at_ms, carriers) for share, carriers in zip(shown, sets, strict=True) if share >= SHOWN]
+        sure.sort(key=lambda each: each[:2], reverse=True)
+        return [carrier.key for _, _, carriers in sure for carrier in carriers]
 
     def _scored(self, camera: str, carriers: Candidates, sought: NDArray[np.float32]) -> Candidates:
         """The same with their probabilities; 0 for a carrier without a vector, as if there were none for a camera without any."""

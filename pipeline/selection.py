@@ -15,6 +15,7 @@ NEAR_MS = 2_000
 SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
 RELEVANT = 0.5  # a score from here on says: it shows what is asked about
 NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, the highest scores, the latest that are relevant
+PASSAGES, REACH = 16, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,21 +53,39 @@ def joined(at_ms: NDArray[np.int64], known: NDArray[np.int64], scores: NDArray[n
     return np.where(known[place] == at_ms, scores[place], np.float32(0))
 
 
-def select(candidates: Mapping[str, Candidates], budget: int, recent: int = 1) -> list[CarrierKey]:
+def select(
+    candidates: Mapping[str, Candidates], budget: int, recent: int = 1, found: Iterable[CarrierKey] | None = None
+) -> list[CarrierKey]:
     """At most `budget` carriers in order of time.
 
     The newest of each camera is always among them, since questions mean now unless they say otherwise, and as many as `recent` of each
-    where that leaves room. Of what is relevant both the surest and the latest are taken, the surest with what came just before and
-    after; what is left goes evenly over the time, so that the answer also knows what is around.
+    where that leaves room. Then what was `found` by looking closer; where nobody can (None), of what is relevant both the surest and the
+    latest, the surest with what came just before and after. What is left goes evenly over the time, so that the answer also knows what
+    is around.
     """
     if sum(len(c.at_ms) for c in candidates.values()) <= budget:
         return sorted((CarrierKey(camera_id=n, at_ms=int(at)) for n, c in candidates.items() for at in c.at_ms), key=_in_time)
     chosen: dict[CarrierKey, None] = {}
     _take(chosen, islice(_newest(candidates, recent), max(len(candidates), int(budget * NEWEST))), budget)
-    _take(chosen, _surest(candidates, budget), int(budget * TOP))
-    _take(chosen, _latest(candidates, budget), int(budget * LATEST))
+    if found is None:
+        _take(chosen, _surest(candidates, budget), int(budget * TOP))
+        _take(chosen, _latest(candidates, budget), int(budget * LATEST))
+    else:
+        _take(chosen, found, int(budget * TOP))
     _take(chosen, _spread(candidates, tuple(chosen), budget - len(chosen)), budget)
     return sorted(chosen, key=_in_time)
+
+
+def passages(candidates: Mapping[str, Candidates], count: int = PASSAGES, reach: int = REACH) -> list[list[CarrierKey]]:
+    """What is worth a closer look: up to `count` passages around relevant moments, the surest and the latest, none of them twice."""
+    chosen: dict[str, list[int]] = {name: [] for name in candidates}
+    most = count * (2 * reach + 1)  # if all the best stand side by side
+    for peaks, limit in ((_best(candidates, most), count // 2), (_relevant(candidates, most), count)):
+        for name, i in peaks:
+            if sum(map(len, chosen.values())) < limit and all(abs(i - other) > 2 * reach for other in chosen[name]):
+                chosen[name].append(i)
+    around = [(c.at_ms[max(0, i - reach) : i + reach + 1], name) for name, c in candidates.items() for i in chosen[name]]
+    return [[CarrierKey(camera_id=name, at_ms=int(at)) for at in times] for times, name in around]
 
 
 def _in_time(key: CarrierKey) -> tuple[int, str]:
@@ -89,6 +108,14 @@ def _newest(candidates: Mapping[str, Candidates], recent: int) -> Iterator[Carri
 
 def _surest(candidates: Mapping[str, Candidates], most: int) -> Iterator[CarrierKey]:
     """By score over all cameras, each with its neighbours in time; without those that nothing is known of."""
+    for name, i in _best(candidates, most):
+        for near in (i, i - 1, i + 1):
+            if 0 <= near < len(candidates[name].at_ms):
+                yield CarrierKey(camera_id=name, at_ms=int(candidates[name].at_ms[near]))
+
+
+def _best(candidates: Mapping[str, Candidates], most: int) -> list[tuple[str, int]]:
+    """Camera and place of the highest scores over all cameras; without those that nothing is known of."""
     best: list[tuple[float, str, int]] = []
     least = np.nextafter(np.float32(0), np.float32(1))  # what it takes to be among the best so far
     for name, c in candidates.items():
@@ -98,19 +125,22 @@ def _surest(candidates: Mapping[str, Candidates], most: int) -> Iterator[Carrier
                 top = top[np.argpartition(c.scores[top], -most)[-most:]]
             best = heapq.nlargest(most, best + [(float(c.scores[i]), name, int(i)) for i in top])
             least = np.float32(best[-1][0]) if len(best) == most else least
-    for _, name, i in best:
-        for near in (i, i - 1, i + 1):
-            if 0 <= near < len(candidates[name].at_ms):
-                yield CarrierKey(camera_id=name, at_ms=int(candidates[name].at_ms[near]))
+    return [(name, i) for _, name, i in best]
 
 
 def _latest(candidates: Mapping[str, Candidates], most: int) -> Iterator[CarrierKey]:
     """The latest over all cameras that are relevant."""
-    latest: list[CarrierKey] = []
+    for name, i in _relevant(candidates, most):
+        yield CarrierKey(camera_id=name, at_ms=int(candidates[name].at_ms[i]))
+
+
+def _relevant(candidates: Mapping[str, Candidates], most: int) -> list[tuple[str, int]]:
+    """Camera and place of what is relevant, the latest over all cameras first."""
+    latest: list[tuple[int, str, int]] = []
     for name, c in candidates.items():
         if c.scores is not None:
-            latest += [CarrierKey(camera_id=name, at_ms=int(c.at_ms[i])) for i in np.flatnonzero(c.scores >= RELEVANT)[-most:]]
-    yield from sorted(latest, key=_in_time, reverse=True)
+            latest += [(int(c.at_ms[i]), name, int(i)) for i in np.flatnonzero(c.scores >= RELEVANT)[-most:]]
+    return [(name, i) for _, name, i in sorted(latest, reverse=True)]
 
 
 def _spread(candidates: Mapping[str, Candidates], chosen: Iterable[CarrierKey], room: int) -> Iterator[CarrierKey]:

@@ -13,6 +13,7 @@ from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps
 from pipeline.core import VECTOR, Carrier, CarrierKey, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 from pipeline.rules import Standing
+from pipeline.selection import PASSAGES, REACH
 
 T0 = 1_700_000_000_000
 unhurried = settings(deadline=None)
@@ -74,6 +75,12 @@ class Decoder:
     mode: Mode = "training-free"
     has_head: bool = True
     asked: list[tuple[str, list[CarrierKey]]] = field(default_factory=list)
+    shows: set[float] | None = None  # seconds that show what is asked about; None: it cannot tell
+    closer: list[list[float]] = field(default_factory=list)  # the seconds that it looked at closer
+
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float] | None:
+        self.closer += (here := [[(c.key.at_ms - T0) / 1000 for c in carriers] for carriers in sets])
+        return None if self.shows is None else [0.95 * bool(self.shows & set(seconds)) for seconds in here]
 
     def sought(self, question: str) -> NDArray[np.float32] | None:
         return np.eye(1, VECTOR, VECTOR - 1, np.float32)[0] if self.has_head else None
@@ -198,6 +205,36 @@ def test_an_event_of_three_carriers_among_thousands_is_looked_at() -> None:
     assert set(looked_at(memory)) >= {1233, *EVENT, 1237}  # the other camera has no vectors
     assert not set(EVENT) & set(looked_at(memory, has_head=False))
     assert set(looked_at(memory, between(1000, 2000))) >= set(EVENT)
+
+
+def looked_closer(decoder: Decoder, shown: dict[float, float], budget: int = 64) -> set[float]:
+    memory = Memory({"gate": DAY}, shown={"gate": {s: shown.get(s, -9.0) for s in DAY}})
+    answerer(decoder, memory, budget=budget).answer(Question(text="?"))
+    return {(key.at_ms - T0) / 1000 for key in decoder.asked[0][1]}
+
+
+def test_what_looks_like_it_is_looked_at_closer_and_only_what_is_it_is_answered_from() -> None:
+    like = {s + near: 9.0 for s in range(100, 1100, 100) for near in (-1, 0, 1)}
+    decoder = Decoder(shows={1235.0})
+    chosen = looked_closer(decoder, like | dict.fromkeys(EVENT, 5.0))
+    assert set(range(1236 - REACH, 1234 + REACH + 1)) <= chosen
+    assert sum(s in chosen for s in like) < 3, "what is spread evenly may be among them"
+    assert any(100 in seconds for seconds in decoder.closer) and len(decoder.closer) <= PASSAGES
+
+
+def test_when_a_closer_look_finds_nothing_what_is_answered_from_is_evenly_spread() -> None:
+    found = looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 5.0))
+    assert not set(EVENT) & found and len(found) == 64
+
+
+def test_of_what_was_there_often_the_latest_are_answered_from() -> None:
+    often = {float(s): 5.0 for s in range(100, 4900, 100)}
+    chosen = looked_closer(Decoder(shows=set(often)), often)
+    assert {4800, 4700} <= chosen
+
+
+def test_without_looking_closer_the_relevant_is_taken_as_it_is() -> None:
+    assert set(EVENT) <= looked_closer(Decoder(shows=None), dict.fromkeys(EVENT, 5.0))
 
 
 def test_vectors_count_where_they_are_and_only_for_what_is_there() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import CarrierKey
-from pipeline.selection import TOP, Candidates, joined, probability, select
+from pipeline.selection import TOP, Candidates, joined, passages, probability, select
 
 
 def camera(count: int, *, start: int = 0, relevant: dict[int, float] | None = None, scored: bool = True) -> Candidates:
@@ -54,6 +54,26 @@ def test_as_many_of_the_newest_as_are_wanted_are_taken_while_they_leave_room() -
     assert all({4998, 4999} <= set(seconds(keys, name)) and 4996 not in seconds(keys, name) for name in several)
     crowd = {f"cam-{i}": camera(50 + i) for i in range(12)}
     assert {key.camera_id for key in select(crowd, 16, recent=4)} == set(crowd)
+
+
+def test_what_was_found_is_taken_in_the_place_of_what_is_relevant() -> None:
+    one = {"gate": camera(5000, relevant=dict.fromkeys(range(100, 400), 0.9))}
+    found = [CarrierKey(camera_id="gate", at_ms=s * 1000) for s in range(3000, 3050)]
+    chosen = seconds(select(one, 64, found=found), "gate")
+    assert set(range(3000, 3030)) <= set(chosen) and len(set(range(100, 400)) & set(chosen)) < 5
+    assert np.diff([s for s in chosen if not 3000 <= s < 3050]).max() < 5000 / 20, "what is left is spread evenly"
+    assert select(one, 64, found=()) == select({"gate": camera(5000, scored=False)}, 64)
+
+
+def test_passages_are_the_surest_and_the_latest_and_none_twice() -> None:
+    scores = {100: 0.99, 111: 0.98, 300: 0.97, 500: 0.6, 4000: 0.55, 4990: 0.4, 4999: 0.5}
+    cameras = {"gate": camera(5000, relevant=scores), "yard": camera(50, relevant={10: 0.9}), "dock": camera(50, scored=False)}
+    around = passages(cameras, count=6, reach=5)
+    middles = {(p[0].camera_id, *range(p[0].at_ms // 1000, p[-1].at_ms // 1000 + 1)) for p in around}
+    assert {("gate", *range(95, 106)), ("gate", *range(106, 117)), ("gate", *range(295, 306))} <= middles, "the surest"
+    assert {("gate", *range(4994, 5000)), ("gate", *range(3995, 4006)), ("gate", *range(495, 506))} <= middles, "the latest"
+    assert len(around) == 6
+    assert passages({"dock": camera(50, scored=False)}) == []
 
 
 def test_without_scores_they_are_evenly_spread() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
 
+from bench.looking import Remembered
 from bench.system.figures import Table, ms
 from model import dense, embedded, relevance
 from model.backbone import Backbone
@@ -24,7 +25,6 @@ from model.decoding import greedy
 from model.relevance import Relevance
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, CarrierKey, Frame, Patches, TimeRange
-from pipeline.selection import Candidates, probability, select
 
 QUESTION = "Was there a red car at the gate?"
 TOKENS = 16  # of each answer
@@ -111,12 +111,11 @@ class Answering:
         }
 
     def _chosen(self, asked: Asked) -> list[Carrier]:
-        """As `pipeline.answerer` chooses: by relevance where the model can tell, else evenly."""
+        """As `pipeline.answerer` chooses: by relevance and a closer look where the model can tell, else evenly."""
         times = np.array([carrier.key.at_ms for carrier in asked.carriers])
-        candidates = Candidates(at_ms=times)
-        if len(times) > self.scan.budget and asked.vectors is not None and (sought := self.scan.sought(QUESTION)) is not None:
-            candidates = Candidates(at_ms=times, scores=probability(times, asked.vectors @ sought))
-        return [asked.carriers[key.at_ms // 1000] for key in select({"gate": candidates}, self.scan.budget)]
+        scored = {} if asked.vectors is None else {"gate": asked.vectors}
+        memory = Remembered(times={"gate": times}, scored=scored, carrier=lambda key: asked.carriers[key.at_ms // 1000])
+        return [asked.carriers[key.at_ms // 1000] for key in memory.wanted(self.scan, QUESTION, self.scan.budget)]
 
     def _retrieved(self, asked: Asked) -> list[Carrier]:
         """The frames most like the question's words, in order of time."""

@@ -69,6 +69,11 @@ class InTurn:
         decoded: Decoded = self._submit(self._scan.decode, question, carriers).result()
         return decoded
 
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float] | None:
+        """As the model's, in turn."""
+        shown: list[float] | None = self._submit(self._scan.shown, question, sets).result()
+        return shown
+
     def judge(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> list[Decoded]:
         """As the model's, in turn."""
         decoded: list[Decoded] = self._submit(self._scan.judge, questions, sets).result()
