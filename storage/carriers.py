@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.core import Carrier, CarrierKey, TimeRange
-from storage import guard, keys, repeats
+from storage import ahead, guard, keys, repeats
 from storage.alike import Reader, Stored
 from storage.cache import Cache
 from storage.errors import BadReason, BadValue
@@ -52,16 +52,15 @@ class Carriers:
         found: Found = {}
         if not wanted:
             return found
-        names = keys.carriers(wanted[0].camera_id, self.fingerprint)
+        own = keys.carriers(wanted[0].camera_id, self.fingerprint)
+        size = _batch(self.reader.size(wanted[0].camera_id))
+        batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        names = [[f"{own}{key.at_ms}" for key in batch] for batch in batches]
         clear = not self.seal.overhead  # sealed values are opened first
-        start, size = 0, _batch(self.reader.size(wanted[0].camera_id))
-        while batch := wanted[start : start + size]:
-            own = [f"{names}{key.at_ms}" for key in batch]
-            values: Sequence[bytes | None] = client.mget(own)
-            for key, name, value in zip(batch, own, values, strict=True):
+        for batch, asked, values in zip(batches, names, ahead.mget(client, names), strict=True):
+            for key, name, value in zip(batch, asked, values, strict=True):
                 stored = self.reader.glance(value, key) if clear and value else None
                 found[key.at_ms] = stored or self._open(key, name, value)
-            start, size = start + size, _batch(self.reader.size(key.camera_id))
         return found
 
     def _open(self, key: CarrierKey, name: str, value: bytes | None) -> Carrier | int | None:
