@@ -50,9 +50,9 @@ def carrier(size: str, at_ms: int, noise: np.ndarray[Any, Any]) -> Carrier:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """A private Redis."""
+    """A private Redis, reached as the product reaches it."""
     with tempfile.TemporaryDirectory() as folder, PrivateRedis(Path(folder)) as running:
-        yield running.url
+        yield running.socket_url
 
 
 def resident_mb() -> float:
