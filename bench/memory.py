@@ -25,6 +25,7 @@ from rich.progress import track
 from bench.report import console, show, write
 from pipeline.core import Carrier, CarrierKey, CarrierWrite, Form, TimeRange
 from storage.codec import Codec
+from storage.freed import keep_freed
 from storage.redis_server import PrivateRedis
 from storage.store import CarrierStore
 
@@ -196,6 +197,7 @@ def main(
     day_columns = ("kept", "whole", "repeats", "MB of carriers, embedded", "MB of carriers, 7B", "MB of pictures")
     notes = [f"{each:.0f} bytes of Redis for each carrier of the embedded model, {repeat:.0f} for each repeat, its picture's included"]
     show("What a camera-day takes", day_columns, days, notes)
+    keep_freed()  # as what answers does
     speeds = [fetches(size, count, noise) for size in SIZES for count in COUNTS[: 2 if quick else 3]]
     ways = ("plain socket", "Redis alone", "fetched", "and restored")
     shares_of = ("fetched / plain, MB/s", "fetched / plain, own time")
