@@ -8,13 +8,14 @@ from struct import Struct
 from typing import Any
 
 import msgpack
-import xxhash
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from pipeline.core import Carrier, CarrierKey, TimeRange
 from storage import codec
 from storage.quantise import BITS, modest, restore
 
+HEAD = codec.HEADER.size
 TIME_BYTES = 8  # of a msgpack integer from 2^32 on, after its tag
 
 
@@ -97,14 +98,14 @@ class Layout:
     embedding: Numbers
     kv: Numbers
 
-    def read(self, value: bytes, key: CarrierKey) -> Stored | None:
+    def read(self, value: bytes | None, key: CarrierKey) -> Stored | None:
         """The carrier `key`, if the value is one of these and sound; None says only that it has to be read by the book."""
-        if len(value) != self.size or key.camera_id != self.camera_id:
+        if value is None or len(value) != self.size or key.camera_id != self.camera_id:
             return None
         start, checksum, a, at_ms, b, start_ms, c, end_ms, d, scales, e, more_scales = self.parts.unpack_from(value)
         if (start, a, b, c, d, e) != self.fixed or at_ms != key.at_ms or not start_ms <= end_ms < codec.MAX_MS:
             return None
-        if xxhash.xxh3_64_intdigest(memoryview(value)[codec.HEADER.size :]).to_bytes(8, "little") != checksum:
+        if xxh3_64_intdigest(memoryview(value)[HEAD:]).to_bytes(8, "little") != checksum:
             return None
         return _stored(key, self, value) if modest(scales + more_scales) else None
 
@@ -116,13 +117,13 @@ class Layout:
 
 def layout(value: bytes) -> Layout | None:
     """That of a value which was read by the book; None where there is no telling at a glance: other numbers than integers, patches."""
-    body = value[codec.HEADER.size :]
+    body = value[HEAD:]
     fields = msgpack.unpackb(body)
     if msgpack.packb(fields) != body or list(fields) != list(codec.FIELDS):
         return None
     if any(fields[name][1] not in BITS for name in ("embedding", "kv")) or min(fields["at_ms"], fields["start_ms"]) < 1 << 32:
         return None
-    fixed, at, numbers = [value[: codec.HEADER.size - 8]], codec.HEADER.size, {}
+    fixed, at, numbers = [value[: HEAD - 8]], HEAD, {}
     rest = b"%c" % body[0]  # the map's own byte
     for name, content in fields.items():
         rest += msgpack.packb(name) + msgpack.packb(content)
@@ -156,21 +157,16 @@ class Reader:
         self._fingerprint = fingerprint
         self._layouts: dict[str, Layout] = {}
 
-    def glance(self, value: bytes, key: CarrierKey) -> Stored | None:
-        """The carrier `key`, where that can be told at a glance."""
-        known = self._layouts.get(key.camera_id)
-        return known.read(value, key) if known else None
+    def known(self, camera_id: str) -> Layout | None:
+        """What the camera's values have in common, where any was read."""
+        return self._layouts.get(camera_id)
 
     def decode(self, value: bytes, key: CarrierKey) -> Carrier:
         """The carrier `key`, arrays read-only. Raises BadCarrier for anything else."""
-        if stored := self.glance(value, key):
+        known = self._layouts.get(key.camera_id)
+        if known and (stored := known.read(value, key)):
             return stored
         carrier = codec.decode(value, key, self._fingerprint)
         if learnt := layout(value):
             self._layouts[key.camera_id] = learnt
         return carrier
-
-    def size(self, camera_id: str) -> int | None:
-        """How many bytes the camera's values have, where any was read."""
-        known = self._layouts.get(camera_id)
-        return known.size if known else None
