@@ -82,7 +82,7 @@ class Longwatch:
         cluster = _RayCluster(self._ray_address)  # before Redis, which needs some room too
         if not self._config.redis:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longwatch-redis-", ignore_cleanup_errors=True)))
-            self.redis_url = stack.enter_context(PrivateRedis(folder)).url
+            self.redis_url = stack.enter_context(PrivateRedis(folder)).socket_url
         settings = Settings.of(self._config, self.redis_url)
         stack.enter_context(cluster)
         if threading.current_thread() is threading.main_thread():

@@ -18,6 +18,7 @@ from pipeline.batching import SEATS, Batching
 from pipeline.config import DecodeSection
 from pipeline.core import Answer, Mode, Question
 from pipeline.rules import Judgement, Standing
+from storage.freed import keep_freed
 from storage.registry import Registry
 
 DEADLINE_S = 60.0  # of a question: here from where it stands in line for the batch, at the API from where it is asked
@@ -41,6 +42,7 @@ class Decode:
     """Answers questions together, off the event loop; holds no state but the model and the questions at hand."""
 
     def __init__(self, settings: Settings) -> None:
+        keep_freed()  # a question's carriers, and the batch they become, take the room of the last one's
         model = load_model(settings)
         registry = Registry(settings.registry_url)
         store = open_store(settings, model.fingerprint, head=model.head, cache_bytes=settings.cache_bytes)

@@ -8,28 +8,37 @@ from struct import Struct
 from typing import Any
 
 import msgpack
-import xxhash
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from pipeline.core import Carrier, CarrierKey, TimeRange
 from storage import codec
 from storage.quantise import BITS, modest, restore
 
+HEAD = codec.HEADER.size
 TIME_BYTES = 8  # of a msgpack integer from 2^32 on, after its tag
 
 
 class Stored(Carrier):
-    """A carrier as it is kept: its numbers are restored each time they are looked at, and take no room in between."""
+    """A carrier as it is kept: all but its key is read each time it is looked at, and takes neither time nor room before."""
 
     __slots__ = ("_layout", "_value")
     _layout: "Layout"
     _value: bytes
 
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        """The numbers, for which the slots of a carrier stay empty."""
-        if name in ("embedding", "kv"):
-            numbers: Numbers = getattr(self._layout, name)
-            return numbers.restored(self._value)
+    def __getattr__(self, name: str) -> Any:
+        """That for which the slots of a carrier stay empty."""
+        match name:
+            case "embedding":
+                return self._layout.embedding.restored(self._value)
+            case "kv":
+                return self._layout.kv.restored(self._value)
+            case "span":
+                return self._layout.span(self._value)
+            case "fingerprint":
+                return self._layout.fingerprint
+            case "patches":
+                return None
         raise AttributeError(f"{type(self).__name__} has no {name}")
 
     @property
@@ -39,16 +48,15 @@ class Stored(Carrier):
 
     def at(self, key: CarrierKey, span: TimeRange) -> "Stored":
         """The same, of another time."""
-        return _stored(key, self.fingerprint, span, self._layout, self._value)
+        made = _stored(key, self._layout, self._value)
+        object.__setattr__(made, "span", span)
+        return made
 
 
-def _stored(key: CarrierKey, fingerprint: str, span: TimeRange, layout: "Layout", value: bytes) -> Stored:
+def _stored(key: CarrierKey, layout: "Layout", value: bytes) -> Stored:
     made = object.__new__(Stored)
     put = object.__setattr__  # frozen
     put(made, "key", key)
-    put(made, "fingerprint", fingerprint)
-    put(made, "span", span)
-    put(made, "patches", None)
     put(made, "_layout", layout)
     put(made, "_value", value)
     return made
@@ -72,9 +80,10 @@ class Numbers:
         array.flags.writeable = False
         return array
 
-    def sound(self, value: bytes) -> bool:
-        """Whether the scales are plainly finite."""
-        return modest(value[self.start : self.start + 2 * (self.count // self.group)])
+    @property
+    def scales(self) -> int:
+        """How many bytes its scales take, from `start` on."""
+        return 2 * (self.count // self.group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,34 +93,37 @@ class Layout:
     camera_id: str
     fingerprint: str
     size: int
-    parts: Struct  # fixed bytes, and between them checksum, at_ms, start_ms, end_ms and the numbers of the embedding
+    parts: Struct  # fixed bytes, and between them checksum, at_ms, start_ms, end_ms and the scales of both arrays
     fixed: tuple[bytes, ...]
     embedding: Numbers
     kv: Numbers
 
-    def read(self, value: bytes, key: CarrierKey) -> Stored | None:
+    def read(self, value: bytes | None, key: CarrierKey) -> Stored | None:
         """The carrier `key`, if the value is one of these and sound; None says only that it has to be read by the book."""
-        if len(value) != self.size or key.camera_id != self.camera_id:
+        if value is None or len(value) != self.size or key.camera_id != self.camera_id:
             return None
-        start, checksum, a, at_ms, b, start_ms, c, end_ms, d, e = self.parts.unpack_from(value)
+        start, checksum, a, at_ms, b, start_ms, c, end_ms, d, scales, e, more_scales = self.parts.unpack_from(value)
         if (start, a, b, c, d, e) != self.fixed or at_ms != key.at_ms or not start_ms <= end_ms < codec.MAX_MS:
             return None
-        if xxhash.xxh3_64_intdigest(memoryview(value)[codec.HEADER.size :]).to_bytes(8, "little") != checksum:
+        if xxh3_64_intdigest(memoryview(value)[HEAD:]).to_bytes(8, "little") != checksum:
             return None
-        if not (self.embedding.sound(value) and self.kv.sound(value)):
-            return None
-        return _stored(key, self.fingerprint, TimeRange(start_ms=start_ms, end_ms=end_ms), self, value)
+        return _stored(key, self, value) if modest(scales + more_scales) else None
+
+    def span(self, value: bytes) -> TimeRange:
+        """Of a value that was read."""
+        parts = self.parts.unpack_from(value)
+        return TimeRange(start_ms=parts[5], end_ms=parts[7])
 
 
 def layout(value: bytes) -> Layout | None:
     """That of a value which was read by the book; None where there is no telling at a glance: other numbers than integers, patches."""
-    body = value[codec.HEADER.size :]
+    body = value[HEAD:]
     fields = msgpack.unpackb(body)
     if msgpack.packb(fields) != body or list(fields) != list(codec.FIELDS):
         return None
     if any(fields[name][1] not in BITS for name in ("embedding", "kv")) or min(fields["at_ms"], fields["start_ms"]) < 1 << 32:
         return None
-    fixed, at, numbers = [value[: codec.HEADER.size - 8]], codec.HEADER.size, {}
+    fixed, at, numbers = [value[: HEAD - 8]], HEAD, {}
     rest = b"%c" % body[0]  # the map's own byte
     for name, content in fields.items():
         rest += msgpack.packb(name) + msgpack.packb(content)
@@ -122,7 +134,9 @@ def layout(value: bytes) -> Layout | None:
             fixed.append(rest[:-varying])
             at, rest = at + len(rest), b""
     a, b, c, d, e = map(len, fixed[1:])
-    parts = Struct(f">{len(fixed[0])}s8s{a}sQ{b}sQ{c}sQ{d}s{len(fields['embedding'][-1])}x{e}s")
+    first, second = numbers["embedding"], numbers["kv"]
+    codes = first.stop - first.start - first.scales
+    parts = Struct(f">{len(fixed[0])}s8s{a}sQ{b}sQ{c}sQ{d}s{first.scales}s{codes}x{e}s{second.scales}s")
     return Layout(
         camera_id=fields["camera_id"], fingerprint=fields["fingerprint"], size=len(value), parts=parts, fixed=tuple(fixed), **numbers
     )
@@ -143,6 +157,10 @@ class Reader:
         self._fingerprint = fingerprint
         self._layouts: dict[str, Layout] = {}
 
+    def known(self, camera_id: str) -> Layout | None:
+        """What the camera's values have in common, where any was read."""
+        return self._layouts.get(camera_id)
+
     def decode(self, value: bytes, key: CarrierKey) -> Carrier:
         """The carrier `key`, arrays read-only. Raises BadCarrier for anything else."""
         known = self._layouts.get(key.camera_id)
@@ -152,8 +170,3 @@ class Reader:
         if learnt := layout(value):
             self._layouts[key.camera_id] = learnt
         return carrier
-
-    def size(self, camera_id: str) -> int | None:
-        """How many bytes the camera's values have, where any was read."""
-        known = self._layouts.get(camera_id)
-        return known.size if known else None

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 from pipeline.core import Carrier, CarrierKey, TimeRange
-from storage import guard, keys, repeats
+from storage import ahead, guard, keys, repeats
 from storage.alike import Reader, Stored
 from storage.cache import Cache
 from storage.errors import BadReason, BadValue
@@ -52,14 +53,15 @@ class Carriers:
         found: Found = {}
         if not wanted:
             return found
-        names = keys.carriers(wanted[0].camera_id, self.fingerprint)
-        start, size = 0, _batch(self.reader.size(wanted[0].camera_id))
-        while batch := wanted[start : start + size]:
-            own = [f"{names}{key.at_ms}" for key in batch]
-            values: Sequence[bytes | None] = client.mget(own)
-            for key, name, value in zip(batch, own, values, strict=True):
-                found[key.at_ms] = self._open(key, name, value)
-            start, size = start + size, _batch(self.reader.size(key.camera_id))
+        camera_id = wanted[0].camera_id
+        own, known = keys.carriers(camera_id, self.fingerprint), self.reader.known(camera_id)
+        size = max(GET_LEAST, min(GET_MOST, GET_BYTES // known.size)) if known else GET_LEAST
+        batches = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        names = [[f"{own}{key.at_ms}" for key in batch] for batch in batches]
+        for batch, asked, values in zip(batches, names, ahead.mget(client, names), strict=True):
+            glances = map(known.read, values, batch) if known and not self.seal.overhead else repeat(None, len(batch))
+            for key, name, value, stored in zip(batch, asked, values, glances, strict=True):
+                found[key.at_ms] = stored or self._open(key, name, value)
         return found
 
     def _open(self, key: CarrierKey, name: str, value: bytes | None) -> Carrier | int | None:
@@ -82,8 +84,3 @@ class Carriers:
             return None
         span = TimeRange(start_ms=first.span.start_ms, end_ms=key.at_ms)
         return first.at(key, span) if isinstance(first, Stored) else replace(first, key=key, span=span)
-
-
-def _batch(size: int | None) -> int:
-    """How many keys to ask for, where values have so many bytes."""
-    return max(GET_LEAST, min(GET_MOST, GET_BYTES // size)) if size else GET_LEAST

@@ -19,9 +19,9 @@ SENTINEL_PORT = 26379
 def connect(url: str, timeout_s: float = 1.0) -> Any:
     """A client none of whose calls waits long: about twice `timeout_s`, with its one retry.
 
-    redis:// or rediss:// (TLS) is one server, redis+cluster:// or rediss+cluster:// a Cluster, by any of its nodes, and
-    redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB the master that Sentinels name. Any, because redis-py types
-    every reply as text or bytes or more, and here it is always bytes.
+    redis://, rediss:// (TLS) or unix:// (a socket of this machine) is one server, redis+cluster:// or rediss+cluster:// a Cluster,
+    by any of its nodes, and redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB the master that Sentinels name. Any,
+    because redis-py types every reply as text or bytes or more, and here it is always bytes.
     """
     # RESP2: common to Redis 7, Valkey and the disk-backed stores, and no slower for large values.
     options: dict[str, Any] = {"protocol": 2, "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}

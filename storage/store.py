@@ -172,13 +172,13 @@ class CarrierStore:
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         """The carriers, in the order of the keys; one that is gone or odd in any way is None, and counted in `misses`."""
-        cameras: defaultdict[str, list[CarrierKey]] = defaultdict(list)
-        for key in dict.fromkeys(keys):
-            cameras[key.camera_id].append(key)
+        cameras: defaultdict[str, dict[int, CarrierKey]] = defaultdict(dict)
+        for key in keys:
+            cameras[key.camera_id][key.at_ms] = key
         found: dict[str, dict[int, Carrier | None]] = {}
         for camera_id, own in cameras.items():
             with reaching():
-                found[camera_id] = self._carriers.read(self._client, camera_id, own)
+                found[camera_id] = self._carriers.read(self._client, camera_id, list(own.values()))
         return [found[key.camera_id][key.at_ms] for key in keys]
 
     def vectors(self, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

@@ -132,4 +132,5 @@ def test_another_form_or_width_is_learnt_anew() -> None:
             assert_same(
                 read(reader, carrier(at_ms), form), codec.decode(codec.encode(carrier(at_ms), form), carrier(at_ms).key, FINGERPRINT)
             )
-    assert reader.size("gate") == len(VALUE) and reader.size("dock") is None
+    known = reader.known("gate")
+    assert known and known.size == len(VALUE) and reader.known("dock") is None

@@ -17,7 +17,7 @@ from pipeline.answerer import Answerer
 from pipeline.core import Alert, Carrier, CarrierWrite, Mode, NoMemory, Question, StoreUnavailable
 from pipeline.sinks import Outbox
 from pipeline.writer import Writer
-from storage import keys
+from storage import ahead, keys
 from storage.registry import Registry
 from storage.store import CarrierStore
 
@@ -251,8 +251,8 @@ def test_no_answer_is_made_from_wrong_bytes_and_it_says_that_something_is_missin
 
 def test_swapped_replies_are_misses(store: CarrierStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put([write(at_ms) for at_ms in (1000, 2000)])
-    mget = store._client.mget
-    monkeypatch.setattr(store._client, "mget", lambda names: mget(names)[::-1])
+    mget = ahead.mget
+    monkeypatch.setattr(ahead, "mget", lambda client, batches: (values[::-1] for values in mget(client, batches)))
     with pytest.raises(NoMemory):
         Answerer(Decoder(), store, lambda: ["dock"]).answer(Question(text="Was there a car?"))
     assert store.misses == {"key": 2}

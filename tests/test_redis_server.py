@@ -31,6 +31,22 @@ def test_it_lets_nobody_in_without_its_password_and_shows_it_to_nobody(redis_ser
     assert login in config.read_text() and config.stat().st_mode & 0o077 == 0
 
 
+def test_its_socket_leads_to_the_same_server_and_lets_nobody_else_in(tmp_path: Path) -> None:
+    folder = tmp_path / 'with "space" é'
+    with PrivateRedis(folder) as server, redis.Redis.from_url(server.url) as there, redis.Redis.from_url(server.socket_url) as here:
+        there.set("x", "1")
+        assert here.get("x") == b"1"
+        stranger = redis.Redis.from_url(f"unix://{folder}/redis.sock")
+        with stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        assert (folder / "redis.sock").stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket_has_none(tmp_path: Path) -> None:
+    with PrivateRedis(tmp_path / ("long" * 25)) as server:
+        assert server.socket_url == server.url
+
+
 def test_stop_ends_it_even_twice(tmp_path: Path) -> None:
     server = PrivateRedis(tmp_path)
     server.stop()
