@@ -1,8 +1,6 @@
 """The wiring: starts the planes on one machine, or one plane on a machine of a cluster, and ends what it started."""
 
 import logging
-import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -20,6 +18,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
 from actors import api, tracing
+from actors.cluster import RayCluster
 from actors.decode import Decode, serve_options
 from actors.ingest import IngestActor
 from actors.parts import NAMESPACE, Settings
@@ -34,18 +33,6 @@ from storage.registry import Registry
 from storage.seal import Seal
 
 log = logging.getLogger(__name__)
-
-OBJECT_STORE_BYTES = 256 * 1024 * 1024
-LOG_BYTES = 64 * 1024 * 1024  # of room for what Ray writes down
-ENVIRONMENT = {  # of Ray's processes, where the cluster is ours; whoever runs a cluster sets the same
-    "RAY_worker_niceness": "0",  # Ray's 15 lets any other work on the machine starve the planes
-    "RAY_task_events_report_interval_ms": "0",  # for a dashboard that is not there, Ray would keep 3 KB of each of 100,000 calls
-    "RAY_health_check_period_ms": "1000",  # a machine that is gone is given up after three; Ray's own figures make that 15 s
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is replaced after three; Ray's 10 make that half a minute
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # one that starts slowly, on a busy machine, is none that failed, as after Ray's 5
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "actors.edge.middlewares",
-}
 
 
 class Longwatch:
@@ -79,7 +66,7 @@ class Longwatch:
         tracing.wanted()  # raises here, and not in every plane
         if self._roles != {"ingest"}:
             Seal.from_files(self._config.memory.key_files)  # what is wrong with a key is said before anything starts
-        cluster = _RayCluster(self._ray_address)  # before Redis, which needs some room too
+        cluster = RayCluster(self._ray_address)  # before Redis, which needs some room too
         if not self._config.redis:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="longwatch-redis-", ignore_cleanup_errors=True)))
             self.redis_url = stack.enter_context(PrivateRedis(folder)).socket_url
@@ -120,53 +107,6 @@ class Longwatch:
         handle.shutdown()  # what it tells the autoscaler again and again would outlive Ray
         serve.run(api.deployment(settings, fingerprint, self.mode, self._config.token), name="api", route_prefix="/")
         return str(fingerprint)
-
-
-class _RayCluster:
-    """A Ray of our own in its own folder, or a seat in the cluster named. Raises CannotStart when there is no room for one of our own."""
-
-    def __init__(self, address: str | None) -> None:
-        if not address:
-            _demand_room(Path(tempfile.gettempdir()), Path("/dev/shm"))
-        self._address = address
-        self._folder: str | None = None
-
-    def __enter__(self) -> None:
-        if self._address:
-            ray.init(address=self._address, namespace=NAMESPACE, log_to_driver=False)
-            return
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        self._folder = tempfile.mkdtemp(prefix="lw-")  # short: Ray puts sockets in it
-        try:
-            ray.init(
-                address="local",
-                namespace=NAMESPACE,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=self._folder,
-            )
-        except BaseException:  # nothing of it is left behind, whatever ended it
-            self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        ray.shutdown()  # and with it, when the cluster is ours, Serve and whatever still runs in it
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _demand_room(folder: Path, shared: Path) -> None:
-    """Said at once and in words: Ray itself would say after a minute that it timed out, or lose frames one by one."""
-    is_enough = shared.is_dir() and shutil.disk_usage(shared).free >= OBJECT_STORE_BYTES
-    needed, free = LOG_BYTES + (0 if is_enough else OBJECT_STORE_BYTES), shutil.disk_usage(folder).free
-    if free < needed:
-        there = "" if is_enough else f" ({OBJECT_STORE_BYTES >> 20} of them since {shared} has too little)"
-        raise CannotStart(f"{folder} has {free >> 20} MiB free and Ray needs {needed >> 20}{there}: make room there, or set TMPDIR")
-    if not is_enough:
-        log.warning("%s has too little room: Ray keeps frames in %s, which is slower (containers: shm_size)", shared, folder)
 
 
 def _prefill(settings: Settings) -> list[Plane]:

@@ -1,8 +1,12 @@
 """`longwatch train`: teaches a backbone to read carriers, in one process or, through Ray Train, in several."""
 
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.core import LongwatchError
+from pipeline.loop import Loop
 
 if TYPE_CHECKING:
     from model.adapting.clips import Clips
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 SIMULATOR = "simulator"
 STAGES = {"1": (1,), "2": (2,), "both": (1, 2)}
-SAID_EVERY = 10  # steps, where there is no bar to draw
+START_S = "300"  # workers that start slowly, on a busy machine, are none that failed, as after the 60 of Ray Train
 
 
 class CrewFailed(LongwatchError):
@@ -68,13 +73,11 @@ def train(
         seed=seed,
     )
     job = Job(model=_anywhere(model), out=out.resolve(), recipe=recipe, resume=resume)
-    if workers > 1:
-        learn_together(job, workers, ray)
-    else:
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
-            skipped = learn(job, _Bars(bars, recipe))
-        if skipped:
-            Console().print(f"[yellow]{len(skipped)} clips could not be shown and were skipped[/yellow]; the first: {skipped[0]}")
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
+        told = _Bars(bars, recipe)
+        skipped = learn_together(job, workers, ray, told) if workers > 1 else learn(job, told)
+    if skipped:
+        Console().print(f"[yellow]{len(skipped)} clips could not be shown and were skipped[/yellow]; the first: {skipped[0]}")
     Console().print(f"learnt; use it with: longwatch up --model {model} --adapter {out}", highlight=False)
 
 
@@ -108,40 +111,114 @@ def _clips(recipe: "Recipe") -> "Clips":
     return Several([Simulated(frames=recipe.frames) if each == SIMULATOR else LlavaVideo(Path(each), look) for each in recipe.data])
 
 
-def learn_together(job: Job, workers: int, address: str | None) -> None:
-    """Train in several processes with one set of adapters. OUT must be one folder for all. Raises CrewFailed."""
-    import ray
-
+def learn_together(job: Job, workers: int, address: str | None, told: "Callable[[Told], None]") -> list[str]:
+    """`learn` in several processes with one set of adapters. OUT must be one folder for all. Raises CrewFailed and CannotStart."""
     try:
         from ray.train import RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchTrainer
     except ImportError as error:
         raise CrewFailed(f"--workers needs more of Ray: pip install -e '.[train]' ({error})") from error
+    import ray
 
-    own = {} if address else {"include_dashboard": False, "num_cpus": workers}  # as if there were so many: they wait for no other work
+    from actors.cluster import RayCluster
+
+    _check(job)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_S)
     scratch = job.out / "ray"
-    with ray.init(address=address or "local", **own):
+    with _own_ctrl_c(), RayCluster(address, cpus=workers):  # as if there were so many CPUs: they wait for no other work
+        ear = ray.remote(_Ear).options(num_cpus=0).remote()
         scaling = ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers)
-        trainer = TorchTrainer(
-            _work, train_loop_config={"job": job}, scaling_config=scaling, run_config=RunConfig(storage_path=str(scratch))
-        )
+        run = RunConfig(storage_path=str(scratch))
+        trainer = TorchTrainer(_work, train_loop_config={"job": job, "ear": ear}, scaling_config=scaling, run_config=run)
+        hearing = Loop(lambda: _pass_on(ear, told), name="training", every_s=1.0).start()
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise CrewFailed(str(error.__cause__ or error)) from error
+            raise CrewFailed(_reason(error)) from error
         finally:
+            hearing.close()
             shutil.rmtree(scratch, ignore_errors=True)
+        _pass_on(ear, told)
+        skipped: list[str] = ray.get(ear.skipped.remote())
+    return skipped
+
+
+@contextmanager
+def _own_ctrl_c() -> Iterator[None]:
+    """Ray Train answers Ctrl-C while it trains, and would go on doing so."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _check(job: Job) -> None:
+    """What every worker would fail of is said here, before any is started."""
+    from model.adapting import progress
+
+    _clips(job.recipe)
+    if not job.resume:
+        progress.check_free(job.out)
+
+
+def _pass_on(ear: Any, told: "Callable[[Told], None]") -> None:
+    """Tell what was heard since the last time."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    from model.adapting.learning import Told
+
+    try:
+        heard = ray.get(ear.heard.remote())
+    except RayActorError:  # it all ends now
+        return
+    for one in heard:
+        told(Told(**one))
+
+
+def _reason(error: Exception) -> str:
+    """Why workers failed: in their own words where one of them knows, for the others then only miss that one."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    known = [failure for failure in failures.values() if isinstance(failure, LongwatchError)]
+    return str(known[0] if known else error.__cause__ or error)
 
 
 def _work(config: dict[str, Any]) -> None:
-    skipped = learn(config["job"], _say)
-    for reason in skipped[:SAID_EVERY]:
-        print(f"skipped: {reason}", flush=True)
+    """What each worker does. The losses of all are the same: the first tells them."""
+    import ray
+
+    from model.adapting import crew
+
+    ear, is_first = config["ear"], crew.place()[0] == 0
+    skipped = learn(config["job"], lambda told: ear.tell.remote(asdict(told)) if is_first else None)
+    ray.get(ear.skip.remote(skipped))  # and so all that was told before is heard, too
 
 
-def _say(told: "Told") -> None:
-    if told.step % SAID_EVERY == 0:
-        print(f"stage {told.stage}, step {told.step}: loss {told.loss:.3f}, {told.skipped} clips skipped", flush=True)
+class _Ear:
+    """An actor that workers speak to, so that a training tells as much wherever it runs. It knows no torch, and so starts in a second."""
+
+    def __init__(self) -> None:
+        self._heard: list[dict[str, Any]] = []
+        self._skipped: list[str] = []
+
+    def tell(self, told: dict[str, Any]) -> None:
+        """How a step went."""
+        self._heard.append(told)
+
+    def skip(self, reasons: list[str]) -> None:
+        """Why clips could not be shown to a worker, at its end."""
+        self._skipped += reasons
+
+    def heard(self) -> list[dict[str, Any]]:
+        """How all steps went that nobody heard of yet."""
+        heard, self._heard = self._heard, []
+        return heard
+
+    def skipped(self) -> list[str]:
+        """As `learn` gives it, of all workers."""
+        return self._skipped
 
 
 class _Bars:

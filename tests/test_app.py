@@ -63,10 +63,10 @@ TMPDIR={at} exec {python} -c '{script}'
 """
 FRAMES = """
 import numpy as np, ray
-from actors.app import _RayCluster
+from actors.cluster import RayCluster
 class Giver:
     def give(self, count): return [np.full((360, 640, 3), number, np.uint8) for number in range(count)]
-with _RayCluster(None):
+with RayCluster(None):
     giver = ray.remote(Giver).options(num_cpus=0.1).remote()
     print([int(frame[0, 0, 0]) for frame in ray.get(giver.give.remote(32))] == list(range(32)))
 """

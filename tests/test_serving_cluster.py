@@ -17,7 +17,7 @@ from ray import cloudpickle, serve
 from ray.serve.config import HTTPOptions
 
 from actors import api
-from actors.app import _RayCluster
+from actors.cluster import RayCluster
 from actors.decode import serve_options
 from actors.demo import free_port
 from actors.parts import Settings
@@ -61,7 +61,7 @@ class Talking:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Any]]:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     folder: Path = tmp_path_factory.mktemp("redis")
-    with PrivateRedis(folder) as redis, _RayCluster(None):
+    with PrivateRedis(folder) as redis, RayCluster(None):
         port = free_port(0)
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host="127.0.0.1", port=port), logging_config={"log_level": "ERROR"})
         options = serve_options(DecodeSection(max_replicas=1), gpus=0) | PLACES

@@ -14,7 +14,7 @@ import pytest
 from killing import HUNG_S, TITLES, Ledger, People, Running, Session, ask, until
 from own_time import OwnTime
 
-from actors.app import ENVIRONMENT
+from actors.cluster import ENVIRONMENT
 from actors.demo import free_port, simulated_site
 from simulator.visits import CAMERAS
 from storage.redis_server import PrivateRedis
