@@ -1,5 +1,6 @@
 """A running Longwatch whose processes are killed, and people who ask it questions all the while."""
 
+import json
 import os
 import re
 import signal
@@ -13,11 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
+from own_time import OwnTime
 
+from actors.demo import free_port, simulated_site
 from pipeline.core import CarrierKey
+from simulator.visits import CAMERAS
+from storage.redis_server import PrivateRedis
 from storage.store import CarrierStore
 
 TITLES = {  # how the command lines of Ray's processes begin
@@ -29,6 +34,10 @@ TITLES = {  # how the command lines of Ray's processes begin
     "proxy": "ray::ProxyActor",
     "controller": "ray::ServeController",
 }
+SEED = 930_000
+UP_S = 300.0
+PATIENCE_S = 180.0  # then it is taken for dead
+PICTURE_S = 0.125  # from picture to picture of the simulated cameras
 HUNG_S = 90.0  # half a minute more than the deadline of a question
 
 
@@ -231,3 +240,35 @@ class Ledger:
 
     def close(self) -> None:
         self._store.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A system that is up, and its memory."""
+
+    running: Running
+    url: str
+    ledger: Ledger
+    own: OwnTime
+
+
+W = TypeVar("W", bound=Watched)
+
+
+@contextmanager
+def watched(kind: type[W], folder: Path, **more: Any) -> Iterator[W]:
+    """Four simulated cameras, every picture of them looked at; `more` is configuration. Some of each is in the memory already."""
+    with OwnTime() as own, simulated_site(SEED) as served, PrivateRedis(folder / "redis") as server:
+        cameras = {name: {"uri": uri, "still_s": 0} for name, uri in served["cameras"].items()}
+        port = free_port(0)
+        config, log = folder / "longwatch.yaml", folder / "log"
+        config.write_text(json.dumps({"cameras": cameras, "port": port, "redis": server.url} | more))
+        with Running(config, log) as running:
+            url = f"http://127.0.0.1:{port}"
+            up_s = until(lambda: running.ended is not None or ask(url).answered, UP_S)
+            assert up_s < UP_S and running.ended is None, log.read_text()
+            model = httpx.post(f"{url}/v1/ask", json={"question": "Is there a car now?"}, timeout=HUNG_S).json()["model"]
+            ledger = Ledger(server.url, model, list(CAMERAS))
+            assert until(lambda: all(len(times) >= 5 for times in ledger.look().values()), PATIENCE_S) < PATIENCE_S
+            yield kind(running=running, url=url, ledger=ledger, own=own)
+            ledger.close()

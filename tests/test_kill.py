@@ -1,6 +1,5 @@
 """kill -9 of every process of a running system, one after the other, while four cameras are watched and people ask."""
 
-import json
 import os
 import random
 import time
@@ -13,35 +12,21 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from killing import HUNG_S, TITLES, Asked, Ledger, People, Running, ask, until
-from own_time import OwnTime
-
-from actors.demo import free_port, simulated_site
-from simulator.visits import CAMERAS
-from storage.redis_server import PrivateRedis
+from killing import HUNG_S, PATIENCE_S, PICTURE_S, TITLES, Asked, People, Watched, until, watched
 
 MINUTES = float(os.environ.get("LONGWATCH_KILL_MINUTES", "0"))  # 0: every process once
 pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(900 + 120 * MINUTES)]
 
-SEED = 930_000
-PATIENCE_S = 180.0  # then it is taken for dead
-UP_S = 300.0
 SEEN_AGAIN_S, ANSWERED_S, DRAINED_S = 10.0, 5.0, 10.0  # on a machine of one's own
 LOADED_S = 15.0  # where all that decode are killed, two models are loaded beside each other
 ARRIVED_S = 3.0  # by then a question is with the API
-PICTURE_S = 0.125  # from picture to picture of the simulated cameras
 DECODE = {"min_replicas": 2, "max_replicas": 2}
 RULE = {"id": "anybody", "condition": "a person is there", "threshold": 0.05, "cooldown_s": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A system that is up, and its memory."""
-
-    running: Running
-    url: str
-    ledger: Ledger
-    own: OwnTime
+class Site(Watched):
+    """With two that decode, and a rule."""
 
     def heal_s(self, name: str, people: People) -> float:
         """Kill a process, or all that decode; seconds of our own until what it does is done again."""
@@ -82,20 +67,8 @@ def _metrics(url: str) -> str:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with OwnTime() as own, simulated_site(SEED) as served, PrivateRedis(tmp_path / "redis") as server:
-        cameras = {name: {"uri": uri, "still_s": 0} for name, uri in served["cameras"].items()}
-        port = free_port(0)
-        config, log = tmp_path / "longwatch.yaml", tmp_path / "log"
-        config.write_text(json.dumps({"cameras": cameras, "rules": [RULE], "decode": DECODE, "port": port, "redis": server.url}))
-        with Running(config, log) as running:
-            url = f"http://127.0.0.1:{port}"
-            up_s = until(lambda: running.ended is not None or ask(url).answered, UP_S)
-            assert up_s < UP_S and running.ended is None, log.read_text()
-            model = httpx.post(f"{url}/v1/ask", json={"question": "Is there a car now?"}, timeout=HUNG_S).json()["model"]
-            ledger = Ledger(server.url, model, list(CAMERAS))
-            assert until(lambda: all(len(times) >= 5 for times in ledger.look().values()), PATIENCE_S) < PATIENCE_S
-            yield Site(running=running, url=url, ledger=ledger, own=own)
-            ledger.close()
+    with watched(Site, tmp_path, rules=[RULE], decode=DECODE) as site:
+        yield site
 
 
 def test_whatever_is_killed_is_back_soon_and_nothing_is_lost(site: Site) -> None:

@@ -1,6 +1,5 @@
 """Two prefill actors that share four cameras: one freezes, then one is killed, and every camera is seen on."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,30 +8,20 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from killing import HUNG_S, Ledger, Running, ask, until
-from own_time import OwnTime
+from killing import PATIENCE_S, PICTURE_S, Watched, until, watched
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.demo import free_port, simulated_site
 from pipeline.sharing import GONE_S
-from simulator.visits import CAMERAS
-from storage.redis_server import PrivateRedis
 
 pytestmark = [pytest.mark.ray, pytest.mark.gst, pytest.mark.redis, pytest.mark.timeout(900)]
 
-SEED = 930_000
-PATIENCE_S = 180.0
 TAKEN_OVER_S = GONE_S + 5.0  # on a machine of one's own
-PICTURE_S = 0.125
 PLANES = {"prefill", "prefill-2"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    running: Running
-    url: str
-    ledger: Ledger
-    own: OwnTime
+class Site(Watched):
+    """With two prefill actors."""
 
     def written(self) -> dict[str, float]:
         """Carriers by the plane that wrote them; of those that answer."""
@@ -53,19 +42,8 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with OwnTime() as own, simulated_site(SEED) as served, PrivateRedis(tmp_path / "redis") as server:
-        cameras = {name: {"uri": uri, "still_s": 0} for name, uri in served["cameras"].items()}
-        port = free_port(0)
-        config, log = tmp_path / "longwatch.yaml", tmp_path / "log"
-        config.write_text(json.dumps({"cameras": cameras, "prefill": {"actors": 2}, "port": port, "redis": server.url}))
-        with Running(config, log) as running:
-            url = f"http://127.0.0.1:{port}"
-            up_s = until(lambda: running.ended is not None or ask(url).answered, 300)
-            assert up_s < 300 and running.ended is None, log.read_text()
-            model = httpx.post(f"{url}/v1/ask", json={"question": "Is there a car now?"}, timeout=HUNG_S).json()["model"]
-            ledger = Ledger(server.url, model, list(CAMERAS))
-            yield Site(running=running, url=url, ledger=ledger, own=own)
-            ledger.close()
+    with watched(Site, tmp_path, prefill={"actors": 2}) as site:
+        yield site
 
 
 def test_cameras_are_shared_and_go_to_the_other_when_one_freezes_or_dies(site: Site) -> None:
