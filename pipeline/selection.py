@@ -15,7 +15,7 @@ NEAR_MS = 2_000
 SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
 RELEVANT = 0.5  # a score from here on says: it shows what is asked about
 NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, the highest scores, the latest that are relevant
-PASSAGES, REACH = 16, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
+PASSAGES, REACH = 8, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

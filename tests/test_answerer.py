@@ -214,11 +214,11 @@ def looked_closer(decoder: Decoder, shown: dict[float, float], budget: int = 64)
 
 
 def test_what_looks_like_it_is_looked_at_closer_and_only_what_is_it_is_answered_from() -> None:
-    like = {s + near: 9.0 for s in range(100, 1100, 100) for near in (-1, 0, 1)}
+    like = {s + near: 9.0 for s in range(100, 400, 100) for near in (-1, 0, 1)}
     decoder = Decoder(shows={1235.0})
     chosen = looked_closer(decoder, like | dict.fromkeys(EVENT, 5.0))
     assert set(range(1236 - REACH, 1234 + REACH + 1)) <= chosen
-    assert sum(s in chosen for s in like) < 3, "what is spread evenly may be among them"
+    assert sum(s in chosen for s in like) < 2, "what is spread evenly may be among them"
     assert any(100 in seconds for seconds in decoder.closer) and len(decoder.closer) <= PASSAGES
 
 
