@@ -76,7 +76,7 @@ def test_what_is_missing_at_the_end_is_told(redis_url: str, raw: Any) -> None:
     day.push([with_square(i * 50) for i in range(5)])
     day.writer.close(timeout_s=60)
     camera_day.check(store, day.tally)
-    raw.unlink(next(raw.scan_iter("*:kv:*")))
+    raw.unlink(sorted(raw.scan_iter("*:kv:*"))[2])  # none at an end: an index that begins with what is gone is trimmed
     with pytest.raises(camera_day.Lost, match="5 were written, 5 are there, 1 of 5 unreadable"):
         camera_day.check(store, day.tally)
     store.close()
