@@ -53,6 +53,7 @@ class VideoScan:
         self.head = relevance.digest if relevance else None
         self._relevance = relevance
         self.mode = backbone.habits.mode
+        self.looks = bool(backbone.habits.evidence_heads)  # taught to look at what shows the answer, and elsewhere when nothing does
         self.budget, self.recent = backbone.habits.budget, backbone.habits.recent
         self._live = live or backbone.habits.live
         self._policy = policy or backbone.habits.live_policy
@@ -118,13 +119,8 @@ class VideoScan:
         return [Decoded(text="yes" if each >= 0.5 else "no", probability=each, attention=paid) for each, paid in sure]
 
     @torch.inference_mode()
-    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float] | None:
-        """How far each set shows what is asked about: the share of the look that rests on it; None where nobody taught the model to look.
-
-        Taught evidence heads look at what shows the answer, and elsewhere when nothing does. Raises ForeignCarrier.
-        """
-        if not self.backbone.habits.evidence_heads:
-            return None
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float]:
+        """How far each set shows what is asked about: the share of the look that rests on it, where it `looks`. Raises ForeignCarrier."""
         return [float(paid.sum()) for paid in self.read([question] * len(sets), sets)[1]]
 
     @torch.inference_mode()

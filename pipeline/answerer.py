@@ -46,12 +46,13 @@ class Decoder(Protocol):
 
     fingerprint: str
     mode: Mode
+    looks: bool  # taught to look at what shows the answer, and elsewhere when nothing does
 
     def sought(self, question: str) -> NDArray[np.float32] | None:
         """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there; None if it cannot tell."""
 
-    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> Sequence[float] | None:
-        """How far each set shows what is asked about, from 0 to 1, each by itself; None if it cannot tell."""
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> Sequence[float]:
+        """How far each set shows what is asked about, from 0 to 1, each by itself; of a model that was taught where to look."""
 
     def decode(self, question: str, carriers: Sequence[Carrier]) -> Decoded:
         """Answer in words."""
@@ -156,11 +157,12 @@ class Answerer:
         Of thousands of moments some always look like it. The model takes one of them for it when it sees all of these at once, and
         seldom when it sees each by itself.
         """
-        around = passages(candidates)
+        around = passages(candidates) if self._decoder.looks else []
         have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage])}
         sets = [carriers for passage in around if (carriers := [have[key] for key in passage if key in have])]
-        if not sets or (shown := self._decoder.shown(question, sets)) is None:
+        if not sets:
             return None
+        shown = self._decoder.shown(question, sets)
         sure = [(round(share, 2), carriers[-1].key.at_ms, carriers) for share, carriers in zip(shown, sets, strict=True) if share >= SHOWN]
         sure.sort(key=lambda each: each[:2], reverse=True)
         return [carrier.key for _, _, carriers in sure for carrier in carriers]

@@ -78,9 +78,14 @@ class Decoder:
     shows: set[float] | None = None  # seconds that show what is asked about; None: it cannot tell
     closer: list[list[float]] = field(default_factory=list)  # the seconds that it looked at closer
 
-    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float] | None:
+    @property
+    def looks(self) -> bool:
+        return self.shows is not None
+
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float]:
+        assert self.shows is not None
         self.closer += (here := [[(c.key.at_ms - T0) / 1000 for c in carriers] for carriers in sets])
-        return None if self.shows is None else [0.95 * bool(self.shows & set(seconds)) for seconds in here]
+        return [0.95 * bool(self.shows & set(seconds)) for seconds in here]
 
     def sought(self, question: str) -> NDArray[np.float32] | None:
         return np.eye(1, VECTOR, VECTOR - 1, np.float32)[0] if self.has_head else None

@@ -33,6 +33,7 @@ class Decoder:
 
     fingerprint: str = FINGERPRINT
     mode: Mode = "carriers"
+    looks: bool = False
     text: str = "yes"
     probability: float = 1.0
     shown: list[Carrier] = field(default_factory=list)
@@ -41,8 +42,6 @@ class Decoder:
     def decode(self, question: str, carriers: Sequence[Carrier]) -> "Decoder":
         self.shown, self.attention = list(carriers), np.zeros(len(carriers))
         return self
-
-    judge = decode
 
     def sought(self, question: str) -> None:
         return None

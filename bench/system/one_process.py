@@ -43,7 +43,7 @@ class InTurn:
 
     def __init__(self, scan: "VideoScan", submit: Submit) -> None:
         self._scan, self._submit = scan, submit
-        self.fingerprint, self.mode = scan.fingerprint, scan.mode
+        self.fingerprint, self.mode, self.looks = scan.fingerprint, scan.mode, scan.looks
 
     def memory(self, carriers: Sequence[Carrier] = ()) -> LiveMemory:
         """As the model's."""
@@ -69,9 +69,9 @@ class InTurn:
         decoded: Decoded = self._submit(self._scan.decode, question, carriers).result()
         return decoded
 
-    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float] | None:
+    def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float]:
         """As the model's, in turn."""
-        shown: list[float] | None = self._submit(self._scan.shown, question, sets).result()
+        shown: list[float] = self._submit(self._scan.shown, question, sets).result()
         return shown
 
     def judge(self, questions: Sequence[str], sets: Sequence[Sequence[Carrier]]) -> list[Decoded]:
