@@ -19,7 +19,7 @@ from pipeline.selection import Candidates, joined, passages, probability, select
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
-SHOWN = 0.9  # of the look of who is to answer rests on carriers that show what is asked about
+SHOWN = 0.97  # of the look of who is to answer rests on carriers that show what is asked about
 
 
 Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token

@@ -85,7 +85,7 @@ class Decoder:
     def shown(self, question: str, sets: Sequence[Sequence[Carrier]]) -> list[float]:
         assert self.shows is not None
         self.closer += (here := [[(c.key.at_ms - T0) / 1000 for c in carriers] for carriers in sets])
-        return [0.95 * bool(self.shows & set(seconds)) for seconds in here]
+        return [0.99 * bool(self.shows & set(seconds)) for seconds in here]
 
     def sought(self, question: str) -> NDArray[np.float32] | None:
         return np.eye(1, VECTOR, VECTOR - 1, np.float32)[0] if self.has_head else None
