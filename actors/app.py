@@ -76,14 +76,15 @@ class Longwatch:
             signal.signal(signal.SIGTERM, _leave)  # Ray's own handler would end us without ending what we started
         closing: list[Callable[[], object]] = []
         stack.callback(_close_all, closing)
-        planes: dict[str, Callable[[], list[Plane]]] = {
-            "ingest": lambda: [Plane("ingest", IngestActor, settings.registry_url, threads=THREADS + settings.prefillers)],
-            "prefill": lambda: _prefill(settings),
-            "decode": lambda: [Plane("rules", RulesActor, settings, self._decode(settings), role="decode")],
+        started = closing.append
+        planes: dict[str, Callable[[], object]] = {
+            "ingest": lambda: started(Plane("ingest", IngestActor, settings.registry_url, threads=THREADS + settings.prefillers).close),
+            "prefill": lambda: _start_prefill(settings, started),
+            "decode": lambda: started(Plane("rules", RulesActor, settings, self._decode(settings), role="decode").close),
         }
         for role, start in planes.items():
             if self._roles & {"all", role}:
-                closing.extend(plane.close for plane in start())
+                start()
         if self._roles & {"all", "decode"}:
             closing.append(_end_answering)
         _describe_site(Registry(settings.registry_url), self._config)  # last: a file starts to play when its camera is known
@@ -109,14 +110,15 @@ class Longwatch:
         return str(fingerprint)
 
 
-def _prefill(settings: Settings) -> list[Plane]:
-    """All at once: each loads a model."""
+def _start_prefill(settings: Settings, started: Callable[[Callable[[], object]], None]) -> None:
+    """All at once: each loads a model. How to close each that starts is told, also when another does not."""
+    gpus = _gpu_share(settings)
 
-    def start(name: str) -> Plane:
-        return Plane(name, PrefillActor, settings, come_to_ingest, name, role="prefill", gpus=_gpu_share(settings))
+    def start(name: str) -> None:
+        started(Plane(name, PrefillActor, settings, come_to_ingest, name, role="prefill", gpus=gpus).close)
 
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(start, settings.prefill_planes))
+        list(pool.map(start, settings.prefill_planes))
 
 
 def _gpu_share(settings: Settings) -> float:

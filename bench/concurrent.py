@@ -82,7 +82,7 @@ def together(scan: VideoScan, asked: Sequence[Asked], seats: int) -> list[str]:
     return [answers[i] for i in range(len(asked))]
 
 
-def rates(way: Callable[[Sequence[Asked]], list[str]], asked: Sequence[Asked]) -> tuple[float, float]:
+def rates(way: Callable[[Sequence[Asked]], object], asked: Sequence[Asked]) -> tuple[float, float]:
     """Answers a second by the clock, and by the CPU time that they took."""
     wall, cpu = [], []
     for _ in range(ROUNDS):
@@ -98,16 +98,15 @@ def rules(scan: VideoScan, count: int) -> tuple[float, float]:
     asked = [f"Is it true now that a {colour} truck is there?" for colour in islice(cycle(COLOURS), count)]
     sets = [carriers(scan, i)[:RECENT] for i in range(count)]
     pairs = list(zip(asked, sets, strict=True))
-    alone, shared = [judge_alone(scan, *pair) for pair in pairs], [each.probability for each in scan.judge(asked, sets)]
-    assert np.allclose(alone, shared, atol=1e-4)
-    one_by_one = rates(lambda some: [str(judge_alone(scan, *pair)) for pair in some], pairs)[1]
-    together = rates(lambda some: [each.text for each in scan.judge(*map(list, zip(*some, strict=True)))], pairs)[1]
-    return one_by_one, together
 
+    def alone() -> list[float]:
+        return [scan.judge([question], [seen])[0].probability for question, seen in pairs]
 
-def judge_alone(scan: VideoScan, question: str, seen: Sequence[Carrier]) -> float:
-    """The probability of one rule."""
-    return scan.judge([question], [seen])[0].probability
+    def together() -> list[float]:
+        return [each.probability for each in scan.judge(asked, sets)]
+
+    assert np.allclose(alone(), together(), atol=1e-4)
+    return rates(lambda _: alone(), pairs)[1], rates(lambda _: together(), pairs)[1]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Sharing:
 
     A prefiller comes for frames, leaves with them, and comes again. One that does not come any more has gone, and its cameras go to the
     others; they are not moved without need. It keeps what it says it holds when this begins anew, or when it comes back, unless
-    others have that by then. What it was refused (number 0) is granted anew.
+    others have been given that by then. What it was refused (number 0) is granted anew.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:

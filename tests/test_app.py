@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import ray
 from carriers import eventually
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from actors import app
 from actors.app import Longwatch
 from actors.demo import free_port
+from actors.parts import Settings
 from actors.plane import CannotStart, Plane
 from pipeline.config import Config
 
@@ -25,6 +28,25 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=f"prefill plane did not start: .*UnknownBackbone: model {tmp_path / 'nothing'}"):
         Longwatch(Config(model=str(tmp_path / "nothing"), port=free_port(0))).__enter__()
     assert set(Path(tempfile.gettempdir()).glob("lw-*")) <= before
+
+
+def test_prefill_actors_that_started_beside_one_that_did_not_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class OneFails:
+        def __init__(self, name: str, *_: object, **__: object) -> None:
+            if name == "prefill-2":
+                raise CannotStart(name)
+            self.close = lambda: closed.append(name)
+
+    monkeypatch.setattr(app, "Plane", OneFails)
+    monkeypatch.setattr(app, "_gpu_share", lambda settings: 0.0)
+    started: list[Callable[[], object]] = []
+    with pytest.raises(CannotStart, match="prefill-2"):
+        app._start_prefill(Settings(redis_url="", registry_url="", model="embedded", prefillers=3), started.append)
+    for close in started:
+        close()
+    assert sorted(closed) == ["prefill", "prefill-3"]
 
 
 @pytest.mark.ray
