@@ -42,6 +42,12 @@ class Job:
     resume: bool
 
 
+def _patches(told: str) -> str:
+    if told and told != "all" and not told.isdecimal():
+        raise typer.BadParameter(f"{told!r}: use a number, 0 for none, or all")
+    return told
+
+
 def train(
     data: Annotated[list[str], typer.Argument(help="JSON files in LLaVA-Video-178K's format, their videos beside them; or: simulator.")],
     model: Annotated[str, typer.Option(help="A Hugging Face name or a folder.")],
@@ -51,6 +57,9 @@ def train(
     batch: Annotated[int, typer.Option(help="Clips a step, in each worker.", min=1)] = 8,
     frames: Annotated[int, typer.Option(help="Most frames of a clip.", min=1)] = 32,
     fps: Annotated[float, typer.Option(help="Frames a second of a video.", min=0.01, max=30)] = 1.0,
+    patches: Annotated[
+        str, typer.Option(help="Visual tokens kept beside each carrier: a number, or all; if not given, as MODEL has it.", parser=_patches)
+    ] = "",
     rate: Annotated[float | None, typer.Option(help="Highest learning rate; 1e-5 and 5e-6 if not given.", min=0)] = None,
     rank: Annotated[int, typer.Option(help="Rank of the adapters.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="What all chance follows from.")] = 0,
@@ -65,6 +74,7 @@ def train(
         data=tuple(each if each == SIMULATOR else _anywhere(each) for each in data),
         frames=frames,
         fps=fps,
+        patches=patches,
         stages=STAGES[stage],
         steps=steps,
         batch=batch,
@@ -96,6 +106,8 @@ def learn(job: Job, told: "Callable[[Told], None]") -> list[str]:
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     clips = _clips(job.recipe)  # what is wrong with the data is said before a large model is loaded
     backbone = Backbone.load(job.model, device=device, dtype=dtype, mode="carriers")
+    if patches := job.recipe.patches:
+        backbone = backbone.used(patches=patches if patches == "all" else int(patches))
     learning = Learning(backbone, clips, job.recipe, job.out, resume=job.resume)
     learning.run(told)
     return learning.skipped

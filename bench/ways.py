@@ -153,7 +153,7 @@ def ways(taught: Backbone, base: Backbone | None) -> list[Way]:
     ]  # fmt: skip
     live = [by_carriers(f"VideoScan, M = {m}", VideoScan(taught, live=m)) for m in (8, 16, 32, 64)]
     policies = [by_carriers(f"VideoScan, M = 8, {policy}", VideoScan(taught, live=8, policy=policy)) for policy in get_args(LivePolicy)[1:]]
-    patched = [by_carriers(f"VideoScan+, {n} patches", VideoScan(_with(taught, patches=n))) for n in (8, "all")]
+    patched = [by_carriers(f"VideoScan+, {n} patches", VideoScan(taught.used(patches=n))) for n in (8, "all")]
     spoilt = [
         by_carriers("without the embedding", VideoScan(taught), broken=without_embedding),
         by_carriers("without the KV", VideoScan(taught), broken=without_kv),
@@ -165,12 +165,8 @@ def ways(taught: Backbone, base: Backbone | None) -> list[Way]:
 
 def retrieving(base: Backbone) -> VideoScan:
     """As a model is used that nobody taught carriers (`model.training_free`)."""
-    free = _with(base, **asdict(replace(untaught(base), evidence_heads=base.habits.evidence_heads)))
+    free = base.used(**asdict(replace(untaught(base), evidence_heads=base.habits.evidence_heads)))
     return VideoScan(free, relevance=Similarity(free))
-
-
-def _with(backbone: Backbone, **habits: Any) -> Backbone:
-    return Backbone(backbone.net, backbone.tokenizer, replace(backbone.habits, **habits), backbone.channels, backbone.identity)
 
 
 def compare(some: Sequence[Way], side: int, budget: int, seeds: Iterable[int]) -> list[dict[str, object]]:

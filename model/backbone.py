@@ -1,6 +1,7 @@
 """A vision-language model from transformers, used as it is: the seam between VideoScan and any backbone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ class Backbone:
         loaded = cls(net, tokenizer, habits, channels, told)
         return loaded if habits or mode == "carriers" else cls(net, tokenizer, untaught(loaded), channels, told)
 
+    def used(self, **habits: object) -> "Backbone":
+        """The same model, to be used otherwise. Raises ValueError as `Habits` does."""
+        return Backbone(self.net, self.tokenizer, replace(self.habits, **habits), self.channels, self._identity)  # type: ignore[arg-type]
+
     @cached_property
     def identity(self) -> str:
         """Names the weights: see `model.spec.identity`; with an adapter, the adapter too."""
@@ -130,6 +135,11 @@ class Backbone:
         if kept > self.most_patches:
             raise TooManyPatches(f"{kept} patches a frame are too large to be kept: use at most {self.most_patches} in longwatch.json")
         return kept
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some of a frame's patches are kept and others not, which its attention decides."""
+        return 0 < self.patches < self.tokens_per_frame
 
     @property
     def most_patches(self) -> int:

@@ -13,7 +13,7 @@ Patches (`model.patches`) stand in their carrier's frame length where they stood
 stand one after the other. In the training-free mode (`model.training_free`) nobody sees carriers, and they take no position.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,19 @@ class Carriers:
         """Repeat or reorder the sets: one for each of `rows`."""
         patches = self.patches and self.patches.expand(rows)
         return Carriers(keys=self.keys[:, rows], values=self.values[:, rows], counts=self.counts[rows], patches=patches)
+
+    def chosen(self, places: Tensor, counts: Tensor) -> "Carriers":
+        """For each row of `places` [n, most] a set of the first `counts` [n] carriers there, of all sets one behind the other."""
+        keys, values = (t.transpose(1, 2).flatten(2, 3)[:, :, places].transpose(1, 2) for t in (self.keys, self.values))
+        made = Carriers(keys=keys, values=values, counts=counts)
+        return replace(made, patches=self.patches and self.patches.chosen(places, made.present))
+
+    def faded(self) -> "Carriers":
+        """Where patches are kept, those of a random newest part of each set alone: in the memory they go before their carriers."""
+        if self.patches is None:
+            return self
+        first = (torch.rand_like(self.counts, dtype=torch.float32) * (self.counts + 1)).long()
+        return replace(self, patches=self.patches.since(first))
 
     def followed_by(self, later: "Carriers") -> "Carriers":
         """Sets without padding, each with another behind it."""
@@ -182,34 +195,27 @@ def block_pass(backbone: Backbone, blocks: Tensor, past: Carriers, prefix: Dynam
     """`frame_pass` of blocks [batch, size, width], whose last token is the carrier; a shorter one lacks its first tokens."""
     cache = with_carriers(backbone, past, prefix)
     positions = block_positions(backbone, next_position(backbone, past.counts)[:, None])[..., -blocks.shape[1] :]
-    choosy = 0 < backbone.patches < backbone.tokens_per_frame
-    out = backbone.run(blocks, positions, cache, attend(backbone, past, blocks.shape[1]), attentions=choosy)
+    out = backbone.run(blocks, positions, cache, attend(backbone, past, blocks.shape[1]), attentions=backbone.chooses)
     own = torch.arange(-blocks.shape[1] if backbone.patches else -1, 0, device=backbone.device)
     keys, values = unrotated(backbone, cache, cache.get_seq_length() + own, positions[..., own])
     patches = None
     if backbone.patches:
         every = torch.arange(backbone.tokens_per_frame, device=backbone.device).expand(*keys.shape[:2], -1)
-        chosen = most_looked_at(out.attentions, backbone.tokens_per_frame, backbone.patches) if choosy else every
+        chosen = most_looked_at(out.attentions, backbone.tokens_per_frame, backbone.patches) if backbone.chooses else every
         patches = picked(keys, values, chosen)
     return Carriers(keys=keys[..., -1:, :], values=values[..., -1:, :], counts=torch.ones_like(past.counts), patches=patches)
 
 
-def clip_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def clip_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
     """The pass of training: a clip's frames, each seeing itself and all earlier carriers.
 
-    tokens [batch, frames, tokens_per_frame, width]. Returns the carriers' un-rotated keys and values, each
-    [layers, batch, kv_heads, frames, head_dim]: what streaming the frames one by one gives. Raises ValueError for a model that
-    keeps patches: no training here has a use for them.
+    tokens [batch, frames, tokens_per_frame, width]. Its carriers are those that streaming the frames one by one gives.
     """
-    if backbone.patches:
-        raise ValueError("no training here teaches a model to read patches: train it with `patches` 0 in its longwatch.json")
-    if backbone.habits.spacing == "frame-length":
-        return masked_pass(backbone, tokens)
-    carriers = streamed_pass(backbone, tokens)
-    return carriers.keys, carriers.values
+    masked = backbone.habits.spacing == "frame-length" and not backbone.patches
+    return (masked_pass if masked else streamed_pass)(backbone, tokens)
 
 
-def masked_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def masked_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
     """All frames at once, under the semantic-aware causal mask (3.4); right for carriers spaced by a frame's length, without patches."""
     batch, frames = tokens.shape[:2]
     blocks = frame_block(backbone, tokens).flatten(1, 2)
@@ -220,7 +226,21 @@ def masked_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
     mask = semantic_mask(frames, size, start, backbone.device).expand(batch, -1, -1)
     backbone.run(blocks, positions, cache, mask)
     last = torch.arange(frames, device=backbone.device) * size + size - 1
-    return unrotated(backbone, cache, start + last, positions[..., last])
+    keys, values = unrotated(backbone, cache, start + last, positions[..., last])
+    return Carriers(keys=keys, values=values, counts=torch.full((batch,), frames, device=backbone.device))
+
+
+def embedding_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
+    """A clip's carriers without its frames, each seeing the earlier ones: takes the place of `clip_pass` in stage 1 (3.4)."""
+    batch, frames = tokens.shape[:2]
+    ranks = torch.arange(frames, device=tokens.device)
+    positions = carrier_positions(backbone, ranks).expand(batch, -1)
+    cache = prefix_cache(backbone, batch)
+    start = cache.get_seq_length()
+    seen = torch.ones(frames, start + frames, dtype=torch.bool, device=tokens.device).tril(start).expand(batch, -1, -1)
+    backbone.run(tokens.mean(dim=2), positions, cache, seen)
+    keys, values = unrotated(backbone, cache, start + ranks, positions)
+    return Carriers(keys=keys, values=values, counts=torch.full((batch,), frames, device=backbone.device))
 
 
 def streamed_pass(backbone: Backbone, tokens: Tensor) -> Carriers:

@@ -4,7 +4,7 @@ They see and are seen as their carrier is: by all later frames, and by questions
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,15 @@ class PatchBatch:
     def expand(self, rows: Tensor) -> "PatchBatch":
         """As `model.context.Carriers.expand`."""
         return PatchBatch(keys=self.keys[:, rows], values=self.values[:, rows], places=self.places[:, rows], kept=self.kept[rows])
+
+    def chosen(self, places: Tensor, meant: Tensor) -> "PatchBatch":
+        """As `model.context.Carriers.chosen`; `meant` [n, most] is false for padding."""
+        keys, values = (t.transpose(1, 2).flatten(2, 3)[:, :, places].transpose(1, 2) for t in (self.keys, self.values))
+        return PatchBatch(keys=keys, values=values, places=self.places.flatten(1, 2)[:, places], kept=self.kept.flatten()[places] & meant)
+
+    def since(self, first: Tensor) -> "PatchBatch":
+        """Only of each set's carriers from rank `first` [batch] on, as where older ones have lost theirs."""
+        return replace(self, kept=self.kept & (torch.arange(self.kept.shape[1], device=first.device) >= first[:, None]))
 
     def followed_by(self, later: "PatchBatch") -> "PatchBatch":
         """As `model.context.Carriers.followed_by`."""

@@ -32,8 +32,8 @@ from simulator.watching import Subject, Watch
 def carriers_of(backbone: Backbone, library: Library, site: int, mirrored: int = 0) -> Tensor:
     """The carriers of a site's cameras [cameras * seconds, layers, 2, kv_heads, head_dim], each camera one clip."""
     features = library.footage(site, mirrored)
-    keys, values = clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
-    return torch.stack((keys, values)).permute(2, 4, 1, 0, 3, 5).flatten(0, 1)
+    made = clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
+    return torch.stack((made.keys, made.values)).permute(2, 4, 1, 0, 3, 5).flatten(0, 1)
 
 
 def asked(library: Library, site: int, r: Random) -> list[tuple[str, tuple[Subject, ...]]]:

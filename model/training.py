@@ -10,7 +10,8 @@ both, so its features are computed once.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -24,9 +25,10 @@ from transformers import SiglipImageProcessorPil
 
 from model import vocabulary
 from model.backbone import Backbone, Habits
-from model.context import Carriers, attend, clip_pass, next_position, with_carriers
+from model.context import Carriers, attend, by_carrier, clip_pass, embedding_pass, next_position, with_carriers
 from model.embedded import SIDE, fresh
 from model.examples import Batch, Library, batch_of
+from model.habits import Spacing
 from model.probe import Probe
 
 EVIDENCE_LAYER, EVIDENCE_HEADS = 3, (0, 1)  # these are taught to look at what shows the answer
@@ -36,7 +38,7 @@ PROBE_RATE = 0.3  # of the learning rate: the probe's many inputs move together
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
 
-def untrained(tower: Path, seed: int = 0) -> Backbone:
+def untrained(tower: Path, habits: Habits = HABITS, seed: int = 0) -> Backbone:
     """The embedded model with a taught tower and a fresh language half."""
     tokenizer = vocabulary.build()
     image, video = tokenizer.convert_tokens_to_ids([vocabulary.IMAGE, vocabulary.VIDEO])
@@ -44,7 +46,7 @@ def untrained(tower: Path, seed: int = 0) -> Backbone:
     net.model.vision_tower.load_state_dict(load_file(tower))
     net.model.vision_tower.requires_grad_(False)
     net.set_attn_implementation("eager")
-    return Backbone(net, tokenizer, HABITS)
+    return Backbone(net, tokenizer, habits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,34 +68,30 @@ class Losses:
 
 Teach = Callable[[Backbone, Probe, Library, Batch], Losses]
 """What one batch is taught by."""
+Passing = Callable[[Backbone, Tensor], Carriers]
+"""What makes clips' visual tokens [clips, frames, tokens, width] their carriers."""
 
 
-def carriers(backbone: Backbone, library: Library, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Un-rotated keys and values of a batch's clips: see `clip_pass`."""
-    features = library.features(batch)
-    return clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
-
-
-def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch) -> Losses:
+def losses(backbone: Backbone, probe: Probe, library: Library, batch: Batch, passing: Passing = clip_pass) -> Losses:
     """One batch: its clips to carriers, its questions, if it has any, over them."""
-    keys, values = carriers(backbone, library, batch)
-    scores, truth = probe(keys, values), library.told(batch)
-    words, evidence, right = answers(backbone, keys, values, batch) if batch.families else (torch.zeros(()), torch.zeros(()), torch.ones(0))
+    features = library.features(batch)
+    made = passing(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
+    scores, truth = probe(made.keys, made.values), library.told(batch)
+    words, evidence, right = answers(backbone, made, batch) if batch.families else (torch.zeros(()), torch.zeros(()), torch.ones(0))
     told = Probe.right(scores, truth)
     return Losses(probe=Probe.loss(scores, truth), told=told, words=words, evidence=evidence, right=right, families=batch.families)
 
 
-def answers(backbone: Backbone, keys: Tensor, values: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def answers(backbone: Backbone, made: Carriers, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of the words, loss of the evidence, and which answers [n] are right word for word."""
-    past = _chosen(keys, values, batch)
+    past = made.chosen(batch.context, batch.counts).faded()
     length = batch.tokens.shape[1] - 1
     positions = next_position(backbone, past.counts)[:, None] + torch.arange(length)
     mask = attend(backbone, past, length)
     out = backbone.run(backbone.embed(batch.tokens[:, :-1]), positions, with_carriers(backbone, past), mask, attentions=True)
     words, right, asked = words_loss(backbone, out.last_hidden_state, batch.tokens, batch.answer)
-    look = out.attentions[EVIDENCE_LAYER][:, list(EVIDENCE_HEADS)]  # [n, heads, length, prefix + carriers + text]
-    on_carriers = look[..., len(backbone.prefix) :][..., : batch.context.shape[1]]
-    return words, evidence_loss(on_carriers, look.sum(-1), batch.evidence, asked), right
+    look = out.attentions[EVIDENCE_LAYER][:, list(EVIDENCE_HEADS)]  # [n, heads, length, all that is seen]
+    return words, evidence_loss(by_carrier(backbone, past, look), look.sum(-1), batch.evidence, asked), right
 
 
 def words_loss(backbone: Backbone, hidden: Tensor, tokens: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,13 +107,6 @@ def words_loss(backbone: Backbone, hidden: Tensor, tokens: Tensor, answer: Tenso
 def _each_alike(loss: Tensor, asked: Tensor) -> Tensor:
     """Mean over questions of the mean over their answer's tokens, so that long answers do not drown the short."""
     return (loss / asked.sum(1, keepdim=True).expand_as(asked)[asked]).sum() / len(asked)
-
-
-def _chosen(keys: Tensor, values: Tensor, batch: Batch) -> Carriers:
-    """The carriers that each question is over, from the clips' [layers, clips, heads, frames, dim]."""
-    flat = (t.permute(0, 2, 1, 3, 4).flatten(2, 3) for t in (keys, values))  # [layers, heads, clips * frames, dim]
-    chosen_keys, chosen_values = (t[:, :, batch.context].permute(0, 2, 1, 3, 4) for t in flat)
-    return Carriers(keys=chosen_keys, values=chosen_values, counts=batch.counts)
 
 
 def evidence_loss(on_carriers: Tensor, on_all: Tensor, evidence: Tensor, asked: Tensor) -> Tensor:
@@ -203,20 +194,24 @@ def main(
     rate: float = 1.2e-3,
     resume: Path | None = None,
     resembling: Annotated[Path | None, typer.Option(help="What model.hours wrote: also ask over what is easily mistaken.")] = None,
+    spacing: Annotated[Spacing, typer.Option(help="How far apart carriers stand.")] = HABITS.spacing,
+    patches: Annotated[int, typer.Option(help="Visual tokens kept beside each carrier.")] = 0,
+    alone: Annotated[bool, typer.Option(help="Carriers that never saw their frames: stage 1 of the paper.")] = False,
 ) -> None:
     """Train both stages for the given minutes; `--resume` starts from a saved model's language half instead of a fresh one."""
-    backbone = beginning(tower, resume)
+    backbone = beginning(tower, resume, replace(HABITS, spacing=spacing, patches=patches))
     library = Library(footage, backbone)
     library.resembling = None if resembling is None else np.load(resembling, allow_pickle=False)
     probe = Probe(backbone.spec.layers, backbone.spec.kv_heads, backbone.head_dim)
+    teach = partial(losses, passing=embedding_pass) if alone else losses
     if frames:
-        train(backbone, probe, library, "frames", frames, 1.5e-3, out)
-    train(backbone, probe, library, "questions", questions, rate, out)
+        train(backbone, probe, library, "frames", frames, 1.5e-3, out, teach)
+    train(backbone, probe, library, "questions", questions, rate, out, teach)
 
 
-def beginning(tower: Path, resume: Path | None) -> Backbone:
+def beginning(tower: Path, resume: Path | None, habits: Habits = HABITS) -> Backbone:
     """The embedded model to be trained: with a saved model's language half, or a fresh one."""
-    backbone = untrained(tower)
+    backbone = untrained(tower, habits)
     if resume:
         saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
         backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))

@@ -15,6 +15,7 @@ from model.adapting.learning import Diverged, Learning, Told
 from model.adapting.progress import CannotResume, Recipe
 from model.adapting.stages import STAGES, answer_loss, loss
 from model.backbone import Backbone
+from model.context import Carriers
 from model.habits import Spacing
 from model.videoscan import VideoScan
 
@@ -97,9 +98,12 @@ def test_a_stage_that_comes_first_begins_as_the_backbone_is(tmp_path: Path) -> N
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("spacing", ["frame-length", "unit"])
-def test_the_second_stage_asks_over_what_streaming_gives(kind: str, spacing: Spacing) -> None:
-    scan = VideoScan(b := backbone(Shape(kind=kind, spacing=spacing)))
+@pytest.mark.parametrize(("spacing", "patches"), [("frame-length", 0), ("unit", 0), ("frame-length", 2)])
+def test_the_second_stage_asks_over_what_streaming_gives(
+    kind: str, spacing: Spacing, patches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Carriers, "faded", lambda self: self)  # as long as nothing is lost
+    scan = VideoScan(b := backbone(Shape(kind=kind, spacing=spacing, patches=patches)))
     film = frames(4)
     carriers, _ = stream(scan, film)
     asked = (Asked(question="Who came?", answer="yes", over=(0, 2)), Asked(question="Now?", answer="no no", over=(1, 2, 3)))

@@ -114,10 +114,10 @@ def test_the_fingerprint_changes_with_words_pictures_and_spacing(kind: str) -> N
         Backbone(b.net, tokenizer(kind, "You are shown "), b.habits),
         Backbone(b.net, b.tokenizer, b.habits, ([0.5, 0.5, 0.4], [0.5] * 3)),
         Backbone(b.net, b.tokenizer, b.habits, ([0.5] * 3, [0.5, 0.5, 0.4])),
-        Backbone(b.net, b.tokenizer, replace(b.habits, spacing="unit")),
+        b.used(spacing="unit"),
     ]
     if kind != LLAVA:
-        others.append(Backbone(b.net, b.tokenizer, replace(b.habits, grid=(3, 2))))
+        others.append(b.used(grid=(3, 2)))
     assert len({each.spec.fingerprint for each in (b, *others)}) == 1 + len(others)
 
 

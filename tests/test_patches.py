@@ -174,6 +174,26 @@ def test_a_clip_streamed_with_gradients_gives_the_carriers_and_patches_of_the_st
     assert torch.equal(swapped.patches.places[:, 1], made.patches.places[:, 0]) and swapped.visible.shape == (3, 9)
 
 
+def test_sets_are_chosen_with_their_patches_of_which_older_carriers_may_have_lost_theirs() -> None:
+    b = backbone(Shape(patches=2))
+    made = clip_pass(b, torch.stack([b.see([frame.image for frame in frames(3, camera)]) for camera in ("gate", "lane")]))
+    chosen = made.chosen(torch.tensor([[1, 4, 5], [3, 0, 0]]), torch.tensor([3, 1]))
+    assert made.patches is not None and chosen.patches is not None
+    for ours, all_of_them in ((chosen, made), (chosen.patches, made.patches)):
+        for name in ("keys", "values"):
+            told, origin = getattr(ours, name), getattr(all_of_them, name)
+            assert torch.equal(told[:, 0, :, 0], origin[:, 0, :, 1]) and torch.equal(told[:, 0, :, 2], origin[:, 1, :, 2])
+            assert torch.equal(told[:, 1, :, 0], origin[:, 1, :, 0])
+    assert torch.equal(chosen.patches.places[:, 0, 1], made.patches.places[:, 1, 1])
+    assert chosen.patches.kept.tolist() == [[True, True, True], [True, False, False]]
+    drawn = [chosen.faded().patches for _ in range(60)]
+    kept = {tuple(patches.kept[0].tolist()) for patches in drawn if patches}
+    assert kept == {(True, True, True), (False, True, True), (False, False, True), (False, False, False)}
+    assert all(not patches.kept[1, 1:].any() for patches in drawn if patches)
+    bare = replace(made, patches=None)
+    assert bare.faded() is bare
+
+
 def test_patches_change_what_is_remembered_and_the_fingerprint() -> None:
     scans = [VideoScan(backbone(replace(ONE, patches=k)), live=3) for k in (0, 1, 2, "all")]  # type: ignore[arg-type]
     film = frames(3)
@@ -232,5 +252,3 @@ def test_what_cannot_be_kept_is_refused_early() -> None:
     b = backbone(replace(ONE, patches=2), F32)
     with pytest.raises(ValueError, match="keep no patches"):
         Resident(b, cameras=1)
-    with pytest.raises(ValueError, match="no training here"):
-        clip_pass(b, torch.zeros(1, 1, 4, b.hidden))

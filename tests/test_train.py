@@ -14,6 +14,8 @@ from actors.cli import app
 from actors.parts import Settings, load_model
 from model.adapting.clips import BadData
 from model.adapting.progress import FolderTaken
+from model.backbone import Backbone
+from model.patches import TooManyPatches
 from pipeline.config import Config
 from pipeline.core import LongwatchError
 
@@ -52,6 +54,17 @@ def test_what_was_learnt_is_served(base: Path, annotations: Path, tmp_path: Path
     again = train(annotations, "--model", base, "--out", tmp_path / "out")
     assert isinstance(again.exception, FolderTaken)
     assert train(annotations, "--model", base, "--out", tmp_path / "out", "--resume").exit_code == 0, "nothing is left to do"
+
+
+def test_patches_are_taught_and_kept_as_they_were_taught(base: Path, tmp_path: Path) -> None:
+    said = train("simulator", "--model", base, "--out", tmp_path / "out", "--stage", "2", "--patches", "2")
+    assert said.exit_code == 0, said.output
+    assert Backbone.load(base, adapter=tmp_path / "out").patches == 2 and Backbone.load(base).patches != 2
+    other = train("simulator", "--model", base, "--out", tmp_path / "out", "--stage", "2", "--patches", "all", "--resume")
+    assert "patches was 2, not all" in str(other.exception)
+    assert "use a number, 0 for none, or all" in train("simulator", "--model", base, "--out", tmp_path / "odd", "--patches", "-1").output
+    more = train("simulator", "--model", base, "--out", tmp_path / "odd", "--patches", "999")
+    assert isinstance(more.exception, TooManyPatches)
 
 
 def test_simulated_sites_teach_too(base: Path, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from small_models import (
     stream,
 )
 
-from model.backbone import Backbone
 from model.batch import Batch
 from model.context import Carriers, clip_pass
 from model.videoscan import ForeignCarrier, VideoScan
@@ -46,8 +45,8 @@ def test_streaming_gives_the_carriers_of_the_pass_that_trains(kind: str, dtype: 
     film = frames(count, seed=shape.seed)
     streamed, _ = stream(VideoScan(b, live=count), film)
     with torch.inference_mode():
-        keys, values = clip_pass(b, b.see([frame.image for frame in film])[None])
-    trained = torch.stack((keys[:, 0], values[:, 0])).permute(3, 1, 0, 2, 4)  # [frames, layers, 2, kv_heads, head_dim]
+        made = clip_pass(b, b.see([frame.image for frame in film])[None])
+    trained = torch.stack((made.keys[:, 0], made.values[:, 0])).permute(3, 1, 0, 2, 4)  # [frames, layers, 2, kv_heads, head_dim]
     assert off(kv(streamed), trained) < bound(dtype)
 
 
@@ -71,7 +70,7 @@ def test_a_question_after_streaming_scores_as_in_one_masked_pass(
     untaught = at_carriers.mean((0, 1))
     assert off(attention, untaught / untaught.sum()) < bound(dtype)
     heads = ((shape.layers - 1, shape.kv_heads * shape.groups - 1), (0, 0))
-    taught = VideoScan(Backbone(b.net, b.tokenizer, replace(b.habits, evidence_heads=heads)))
+    taught = VideoScan(b.used(evidence_heads=heads))
     assert off(taught.judge([question], [carriers])[0].attention, (at_carriers[-1, -1] + at_carriers[0, 0]) / 2) < bound(dtype)
     (judged,) = scan.judge([question], [carriers])
     odds = whole[-1].double().softmax(-1)
@@ -113,7 +112,7 @@ def test_a_memory_follows_the_policy_of_the_site_or_else_the_models() -> None:
     b = backbone(replace(ONE, layers=1), F32)
     film = frames(4)
     times = [frame.captured_ms for frame in film]
-    scan = VideoScan(Backbone(b.net, b.tokenizer, replace(b.habits, live_policy="recency")), live=3)
+    scan = VideoScan(b.used(live_policy="recency"), live=3)
     other = VideoScan(scan.backbone, live=3, policy="uniform")
     assert [[c.key.at_ms for c in stream(each, film)[1].carriers] for each in (scan, other)] == [times[1:], [times[0], *times[2:]]]
     assert other.fingerprint == scan.fingerprint == VideoScan(b).fingerprint

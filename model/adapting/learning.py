@@ -46,7 +46,8 @@ class Learning:
         self._backbone, self._recipe, self._out = backbone, recipe, out
         self._base = backbone.identity
         self._worker, workers = crew.place()
-        fuse_attention(backbone)
+        if not backbone.chooses:  # or it must be seen where a frame's carrier looks
+            fuse_attention(backbone)
         torch.manual_seed(recipe.seed)
         names = {name for stage in recipe.stages for name in parts(backbone, STAGES[stage])}
         self._adapted = adapter.attach(backbone.net, sorted(names), rank=recipe.rank, alpha=recipe.alpha, dropout=recipe.dropout)

@@ -31,6 +31,7 @@ class Recipe:
     data: tuple[str, ...] = ()  # the sources of clips, as they were named
     frames: int = 32  # most of a clip
     fps: float = 1.0  # of a video
+    patches: str = ""  # kept beside each carrier: a number, or all; nothing: as the model has it
     stages: tuple[int, ...] = (1, 2)
     steps: int = 1000  # of the optimiser, in each stage
     batch: int = 8  # clips a step, in each worker

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from model.adapting.clips import Asked, Clip
 from model.backbone import Backbone
-from model.context import Carriers, attend, carrier_positions, clip_pass, next_position, prefix_cache, unrotated, with_carriers
+from model.context import Carriers, attend, clip_pass, embedding_pass, next_position, with_carriers
 
 LANGUAGE = "model.language_model.layers"
 KEEP = (1.0, 1.0, 0.75, 0.5)  # shares of a clip's carriers that a question is over, where any part will do
@@ -27,22 +28,11 @@ KEEP = (1.0, 1.0, 0.75, 0.5)  # shares of a clip's carriers that a question is o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """How a clip's visual tokens [1, frames, tokens, width] become carriers' keys and values, and what learns."""
+    """How a clip's visual tokens [1, frames, tokens, width] become carriers, and what learns."""
 
-    carriers: Callable[[Backbone, Tensor], tuple[Tensor, Tensor]]
+    carriers: Callable[[Backbone, Tensor], Carriers]
     tower: bool  # whether the vision tower learns too
     rate: float  # the learning rate of the paper's public code
-
-
-def embedding_pass(backbone: Backbone, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """A clip's carriers without its frames, each seeing the earlier ones: see `clip_pass`, whose place this takes in stage 1."""
-    batch, frames = tokens.shape[:2]
-    none = tokens.new_zeros(0, batch, 0, 0, 0)
-    alone = Carriers(keys=none, values=none, counts=torch.zeros(batch, dtype=torch.long, device=tokens.device))
-    positions = carrier_positions(backbone, torch.arange(frames, device=tokens.device)).expand(batch, -1)
-    cache = prefix_cache(backbone, batch)
-    backbone.run(tokens.mean(dim=2), positions, cache, attend(backbone, alone, frames))
-    return unrotated(backbone, cache, len(backbone.prefix) + torch.arange(frames, device=tokens.device), positions)
 
 
 STAGES = {1: Stage(carriers=embedding_pass, tower=True, rate=1e-5), 2: Stage(carriers=clip_pass, tower=False, rate=5e-6)}
@@ -57,8 +47,9 @@ def loss(backbone: Backbone, stage: Stage, clip: Clip, r: Random) -> Tensor:
     """Mean over a clip's questions of the mean cross-entropy of their answers' tokens; `r` chooses parts of the clip."""
     with torch.set_grad_enabled(stage.tower):
         tokens = backbone.see(clip.frames)
-    keys, values = stage.carriers(backbone, tokens[None])
-    past = _chosen(keys, values, [_part(asked, len(clip.frames), r) for asked in clip.asked])
+    parts = [torch.tensor(_part(asked, len(clip.frames), r), device=backbone.device) for asked in clip.asked]
+    counts = torch.tensor([len(part) for part in parts], device=backbone.device)
+    past = stage.carriers(backbone, tokens[None]).chosen(pad_sequence(parts, batch_first=True), counts).faded()
     return answer_loss(backbone, past, clip.asked)
 
 
@@ -94,12 +85,3 @@ def _part(asked: Asked, frames: int, r: Random) -> list[int]:
         return [*asked.over]
     keep = r.choice(KEEP)
     return [i for i in range(frames) if r.random() < keep] or [r.randrange(frames)]
-
-
-def _chosen(keys: Tensor, values: Tensor, parts: Sequence[Sequence[int]]) -> Carriers:
-    """From a clip's [layers, 1, heads, frames, dim], one padded set of carriers for each part."""
-    longest = max(map(len, parts))
-    rows = torch.tensor([[*part, *[0] * (longest - len(part))] for part in parts], device=keys.device)
-    counts = torch.tensor([len(part) for part in parts], device=keys.device)
-    chosen = (each[:, 0][:, :, rows].permute(0, 2, 1, 3, 4) for each in (keys, values))
-    return Carriers(keys=next(chosen), values=next(chosen), counts=counts)
