@@ -114,11 +114,11 @@ def _start_prefill(settings: Settings, started: Callable[[Callable[[], object]],
     """All at once: each loads a model. How to close each that starts is told, also when another does not."""
     gpus = _gpu_share(settings)
 
-    def start(name: str) -> None:
-        started(Plane(name, PrefillActor, settings, come_to_ingest, name, role="prefill", gpus=gpus).close)
+    def start(number: int, name: str) -> None:
+        started(Plane(name, PrefillActor, settings, come_to_ingest, name, role="prefill", number=number, gpus=gpus).close)
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(start, settings.prefill_planes))
+        list(pool.map(start, *zip(*enumerate(settings.prefill_planes), strict=True)))
 
 
 def _gpu_share(settings: Settings) -> float:

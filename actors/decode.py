@@ -1,6 +1,7 @@
 """The decode plane as a Ray Serve deployment: questions and rules to answers, from the memory alone."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -23,6 +24,7 @@ from storage.registry import Registry
 
 DEADLINE_S = 60.0  # of a question: here from where it stands in line for the batch, at the API from where it is asked
 
+BEHIND = 5  # by so much (nice) answering stands behind watching where both share a processor: a question can wait, the next picture comes
 READING = 8  # questions that fetch what they look at while the batch is full, and rules
 WAITING = 64  # questions that may wait for a replica; more are refused at once
 
@@ -42,6 +44,7 @@ class Decode:
     """Answers questions together, off the event loop; holds no state but the model and the questions at hand."""
 
     def __init__(self, settings: Settings) -> None:
+        os.nice(BEHIND)
         keep_freed()  # a question's carriers, and the batch they become, take the room of the last one's
         model = load_model(settings)
         registry = Registry(settings.registry_url)

@@ -22,10 +22,16 @@ class CannotStart(LongwatchError):
     """Longwatch could not be brought up."""
 
 
-def placed(role: str) -> dict[str, Any]:
-    """An actor's options: on a machine that joined with the label longwatch/ROLE=true, where there is none on this one, else on any."""
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return {"label_selector": {f"longwatch/{role}": "true"}, "fallback_strategy": [{"label_selector": here}, {"label_selector": {}}]}
+def placed(role: str, number: int | None = None) -> dict[str, Any]:
+    """An actor's options: on a machine that joined with the label longwatch/ROLE=true, where there is none on this one, else on any.
+
+    With a `number`, on the machine of that number among those with the label, as long as it is there: so several are on several.
+    """
+    label, here = f"longwatch/{role}", {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    machines = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Labels"].get(label) == "true")
+    own = [{"ray.io/node-id": machines[number % len(machines)]}] if number is not None and machines else []
+    first, *others = [*own, {label: "true"}, here, {}]
+    return {"label_selector": first, "fallback_strategy": [{"label_selector": each} for each in others]}
 
 
 class Plane:
@@ -34,10 +40,17 @@ class Plane:
     """
 
     def __init__(
-        self, name: str, kind: type, *arguments: object, role: str | None = None, gpus: float = 0.0, threads: int = THREADS
+        self,
+        name: str,
+        kind: type,
+        *arguments: object,
+        role: str | None = None,
+        number: int | None = None,
+        gpus: float = 0.0,
+        threads: int = THREADS,
     ) -> None:
         self._name = name
-        self._start = partial(_start, name, kind, *arguments, role=role or name, gpus=gpus, threads=threads)
+        self._start = partial(_start, name, kind, *arguments, role=role or name, number=number, gpus=gpus, threads=threads)
         self._actor = self._start()  # Ray ends an actor when nobody holds it
         self._died = False  # at the last look
         self._loop = Loop(self._revive, name=f"plane {name}", every_s=LOOK_S).start()
@@ -65,9 +78,9 @@ class Plane:
             pass  # it is being restarted, or busy
 
 
-def _start(name: str, kind: type, *arguments: object, role: str, gpus: float, threads: int) -> Any:
+def _start(name: str, kind: type, *arguments: object, role: str, number: int | None, gpus: float, threads: int) -> Any:
     options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": threads, "num_cpus": 0.1, "num_gpus": gpus}
-    actor = ray.remote(kind).options(name=name, get_if_exists=True, **options, **placed(role)).remote(*arguments)
+    actor = ray.remote(kind).options(name=name, get_if_exists=True, **options, **placed(role, number)).remote(*arguments)
     try:
         ray.get(actor.ready.remote(), timeout=READY_S)
     except (RayError, TimeoutError) as error:

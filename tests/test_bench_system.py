@@ -87,7 +87,7 @@ def test_cost_is_split_by_stage_and_the_limit_is_named() -> None:
         "longwatch_camera_frames_dropped_total": 20.0,
     }
     cpu_s = {"ingest": 0.4, "prefill": 1.6, "redis": 0.08, "cameras": 0.8, "ray": 0.2, "decode": 0.2}
-    level = scale.Level(cameras=8, seconds=10, lags=[0.1] * 80, metrics=metrics, cpu_s=cpu_s, busy_s=4.28)
+    level = scale.Level(cameras=8, seconds=10, lags=[0.1] * 80, metrics=metrics, cpu_s=cpu_s, busy_s=4.28, refused="")
     alone = {"vision": 0.004, "LLM": 0.008, "picture, vector": 0.002, "store": 0.001}
     told = dict(zip(scale.COSTS, level.costs(alone), strict=True))
     expected = {"ingest": 5.0, "vision": 4.0, "LLM": 8.0, "picture, vector": 2.0, "store": 1.0, "rest of prefill": 5.0}
@@ -96,9 +96,10 @@ def test_cost_is_split_by_stage_and_the_limit_is_named() -> None:
     told = dict(zip(scale.COLUMNS, level.row(), strict=True))
     assert told["frames/s"] == 8 and told["dropped/s"] == 2 and told["frames a batch"] == 2 and told["limit"] == "none"
     assert told["cores busy"] == pytest.approx(0.328) and told["with other work"] == pytest.approx(0.1)
-    full = scale.Level(cameras=9, seconds=10, lags=[0.1] * 80, metrics=metrics, cpu_s=cpu_s | {"prefill": 9.7}, busy_s=0)
+    full = scale.Level(cameras=9, seconds=10, lags=[0.1] * 80, metrics=metrics, cpu_s=cpu_s | {"prefill": 9.7}, busy_s=0, refused="no room")
     assert full.limit() == "prefill, 0.97 of a core"
     assert replace(full, busy_s=1e6).limit().startswith("all ")
+    assert replace(full, cameras=8).limit() == "one more is refused: no room"
 
 
 def test_every_way_to_answer_is_timed() -> None:

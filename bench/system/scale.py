@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from itertools import count
 from statistics import median
 
@@ -49,6 +50,7 @@ COSTS = (
     "all",
     "simulated cameras",
 )
+NO_LIMIT = "none"
 FULL_CORES = 0.9  # busy: then all of them are the limit
 REACHED = 0.95  # of the frames offered: below that, the machine is full
 PLANES = ("ingest", "prefill", "redis", "cameras")
@@ -60,12 +62,12 @@ SETTLE_S = 6.0  # in which connections find their key frames
 class Sizes:
     """How large it is asked for."""
 
-    levels: tuple[int, ...]  # cameras, ascending
+    levels: tuple[int, ...]  # cameras, ascending; what follows a full one is not tried
     seconds: float  # of each level
     repeats: int  # of each stage by itself
 
 
-FULL = Sizes(levels=(1, 4, 16, 64), seconds=30, repeats=15)
+FULL = Sizes(levels=(1, 4, 16, 64, 80, 96, 112, 128, 160, 192, 224, 256), seconds=30, repeats=15)
 QUICK = Sizes(levels=(1, 4), seconds=5, repeats=3)
 
 
@@ -79,6 +81,7 @@ class Level:
     metrics: dict[str, float]  # by how much each rose
     cpu_s: dict[str, float]  # of each process; the same
     busy_s: float  # of all cores of the machine; the same
+    refused: str  # why one more camera was not taken; nothing when all were
 
     @property
     def rate(self) -> float:
@@ -109,7 +112,7 @@ class Level:
     def limit(self) -> str:
         """What gave out, if anything did."""
         if self.rate >= REACHED * self.cameras:
-            return "none"
+            return f"one more is refused: {self.refused}" if self.refused else NO_LIMIT
         greatest = max(self.cpu_s, key=lambda name: self.cpu_s[name])
         cores = os.cpu_count() or 1
         if self.busy_s > FULL_CORES * cores * self.seconds:
@@ -138,7 +141,7 @@ def scale(quick: bool) -> list[Table]:
 
 
 def levels(sizes: Sizes) -> Iterator[Level]:
-    """One system, to which cameras are added."""
+    """One system, to which cameras are added until it is full."""
     with redis() as memory, cameras(sizes.levels[-1]) as (uris, site):
         names = list(uris)
         first = {name: uris[name] for name in names[: sizes.levels[0]]}
@@ -146,24 +149,36 @@ def levels(sizes: Sizes) -> Iterator[Level]:
             arrivals.wait(len(first))
             watched = len(first)
             for many in sizes.levels:
-                for name in names[watched:many]:
-                    body = {"id": name, "uri": uris[name], "fps": 1, "still_s": 0}
-                    httpx.post(f"{system.url}/v1/streams", json=body, timeout=60).raise_for_status()
-                watched = many
+                added, refused = _add(system.url, {name: uris[name] for name in names[watched:many]})
+                watched += added
                 with suppress(TimeoutError):  # on a full machine not all may ever be seen, and that is a finding
-                    arrivals.wait(many, patience_s=60)
+                    arrivals.wait(watched, patience_s=60)
                 time.sleep(SETTLE_S)
-                yield _measure(system, arrivals, many, sizes.seconds)
+                level = _measure(system, arrivals, watched, sizes.seconds, refused)
+                yield level
+                if level.limit() != NO_LIMIT:
+                    return
 
 
-def _measure(system: System, arrivals: Arrivals, many: int, seconds: float) -> Level:
+def _add(url: str, uris: Mapping[str, str]) -> tuple[int, str]:
+    """How many more cameras are watched now, and why no others."""
+    for added, (name, uri) in enumerate(uris.items()):
+        told = httpx.post(f"{url}/v1/streams", json={"id": name, "uri": uri, "fps": 1, "still_s": 0}, timeout=60)
+        if told.status_code == HTTPStatus.CONFLICT:
+            return added, str(told.json()["error"]["message"])
+        told.raise_for_status()
+    return len(uris), ""
+
+
+def _measure(system: System, arrivals: Arrivals, many: int, seconds: float, refused: str) -> Level:
     metrics, cpu_s, busy_s, since_s = system.metrics(), system.cpu_s(), _busy_s(), time.time()
     time.sleep(seconds)
     until_s = time.time()
     spent = {name: taken - cpu_s.get(name, 0.0) for name, taken in system.cpu_s().items()}
     busy_s = _busy_s() - busy_s
     rose = {name: value - metrics.get(name, 0.0) for name, value in system.metrics().items()}
-    return Level(cameras=many, seconds=until_s - since_s, lags=arrivals.lags(since_s, until_s), metrics=rose, cpu_s=spent, busy_s=busy_s)
+    lags = arrivals.lags(since_s, until_s)
+    return Level(cameras=many, seconds=until_s - since_s, lags=lags, metrics=rose, cpu_s=spent, busy_s=busy_s, refused=refused)
 
 
 def _busy_s() -> float:
