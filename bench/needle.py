@@ -38,6 +38,7 @@ HELD_OUT = 950_000
 LENGTHS = {"48 s": 1, "1 hour": 75, "24 hours": 1_800, "7 days": 12_600}  # in clips
 EVENT_S = 10
 BUDGET = 64
+CLIP_MS = SECONDS * 1000
 FAMILIES = (presence, when, direction)
 
 
@@ -45,6 +46,7 @@ FAMILIES = (presence, when, direction)
 class Clip:
     """What one camera remembers of 48 seconds, and the truth."""
 
+    at_ms: NDArray[np.int64]  # from its beginning
     carriers: list[Carrier]
     vectors: NDArray[np.float32]
     truth: Watch
@@ -79,7 +81,8 @@ def pool(scan: VideoScan, sites: int) -> list[Clip]:
     for seed in track(range(HELD_OUT, HELD_OUT + sites), description="watching", console=console):
         for camera, carriers in remember(scan, frames(seed, scan.backbone.vision.image_size)).items():
             truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
-            clips.append(Clip(carriers=carriers, vectors=_had(scan.vectors(carriers)), truth=truth))
+            at_ms = np.array([c.key.at_ms - carriers[0].key.at_ms for c in carriers], np.int64)
+            clips.append(Clip(at_ms=at_ms, carriers=carriers, vectors=_had(scan.vectors(carriers)), truth=truth))
     return clips
 
 
@@ -112,18 +115,18 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
     if needle.clip:
         streams[0][hidden] = needle.clip
     vectors = {f"c{i}": np.concatenate([clip.vectors for clip in stream]) for i, stream in enumerate(streams)}
-    times = np.arange(length * SECONDS) * 1000
-    memory = Remembered(times=dict.fromkeys(vectors, times), scored=vectors, carrier=partial(_carrier, streams))
+    times = {f"c{i}": np.concatenate([n * CLIP_MS + clip.at_ms for n, clip in enumerate(stream)]) for i, stream in enumerate(streams)}
+    memory = Remembered(times=times, scored=vectors, carrier=partial(_carrier, streams))
     began = time.perf_counter()
     keys = memory.wanted(scan, quiz.text, BUDGET)
     took = (time.perf_counter() - began) * 1000
     carriers = [_carrier(streams, key) for key in keys]
     seen = needle.clip.truth.clear(needle.subject) if needle.clip else []
-    event = [CarrierKey(camera_id="c0", at_ms=(hidden * SECONDS + i) * 1000) for i in seen]
-    even = select({name: Candidates(at_ms=times) for name in vectors}, BUDGET)
+    event = [CarrierKey(camera_id="c0", at_ms=int(times["c0"][hidden * SECONDS + i])) for i in seen]
+    even = select({name: Candidates(at_ms=each) for name, each in times.items()}, BUDGET)
     watch = (needle.clip or needle.hay[0]).truth
     asked = Asked(quiz=quiz, watch=watch, carriers=carriers, foreign=[])
-    answered = right(scan, asked, carriers, hidden * SECONDS - watch.shots[0].at)
+    answered = right(scan, asked, carriers, hidden * CLIP_MS / 1000 - watch.shots[0].at)
     return Found(recall=_share(event, keys), even=_share(event, even), right=answered, select_ms=took)
 
 
@@ -137,8 +140,8 @@ def _had(vectors: NDArray[np.float32] | None) -> NDArray[np.float32]:
 
 
 def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:
-    second = key.at_ms // 1000
-    return replace(streams[int(key.camera_id[1:])][second // SECONDS].carriers[second % SECONDS], key=key)
+    clip = streams[int(key.camera_id[1:])][key.at_ms // CLIP_MS]
+    return replace(clip.carriers[int(np.searchsorted(clip.at_ms, key.at_ms % CLIP_MS))], key=key)
 
 
 def table(scan: VideoScan, clips: Sequence[Clip], cameras: int, lengths: Sequence[str], count: int) -> list[list[object]]:
