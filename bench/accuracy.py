@@ -1,12 +1,13 @@
 """How often the model is right, by kind of question, on simulated sites that no model was trained on.
 
     python -m bench.accuracy [--quick] [--json FILE] [--model FOLDER] [--system 60]
-    python -m bench.accuracy --rows [--base FOLDER] [--quick] [--json FILE]
+    python -m bench.accuracy --rows [--base FOLDER] [--alone FOLDER] [--other FOLDER]... [--budget 192] [--quick] [--json FILE]
 
 Films held-out sites through H.264, streams them through the bounded live memory as serving does, and asks. Beside it, on the
 same questions: the most frequent answer of each family, and the same model looking at another site's carriers, which
 shows whether it looks at all. `--system N` also asks N questions through the whole system, from RTSP to the HTTP answer.
-`--rows` asks instead about frames remembered in other ways (bench.ways); `--base` is a model of model.dense_training for some of them.
+`--rows` asks instead about frames remembered in other ways (bench.ways); for some of them it takes models of model.dense_training
+(`--base`) and of model.training (`--alone`, `--other`).
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +23,7 @@ from rich.progress import track
 
 from bench.held_out import FIRST, frames, questions, rightly
 from bench.report import console, show, write
-from bench.ways import rows
+from bench.ways import Models, rows
 from model import embedded
 from model.backbone import Backbone
 from model.videoscan import VideoScan
@@ -123,13 +124,16 @@ def main(
     system: Annotated[int, typer.Option(help="Also ask so many questions through the whole system.")] = 0,
     compared: Annotated[bool, typer.Option("--rows", help="Compare ways to remember frames, and nothing else.")] = False,
     base: Annotated[Path | None, typer.Option(help="For --rows: the same architecture taught on whole frames.")] = None,
+    alone: Annotated[Path | None, typer.Option(help="For --rows: the same, taught by `model.training --alone`.")] = None,
+    others: Annotated[list[Path] | None, typer.Option("--other", help="For --rows: the same, taught otherwise; may be repeated.")] = None,
+    budget: Annotated[int | None, typer.Option(help="For --rows: carriers a question, at most; as the model has it if not given.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Print accuracy by family beside its baselines."""
     torch.set_num_threads(2)
     seeds = track(range(FIRST, FIRST + (2 if quick else sites)), description="asking", console=console)
     if compared:
-        told = rows(model, base, seeds)
+        told = rows(Models(taught=model, base=base, alone=alone, others=others or ()), seeds, budget)
         note = f"{model}, and {base} where it says dense base; tokens and bytes (16 bits a number) are those kept of a frame"
         show("The same questions, frames remembered in other ways", tuple(told[0]), [tuple(row.values()) for row in told], [note])
         write(json_file, {"rows": told})

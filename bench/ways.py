@@ -142,8 +142,20 @@ def positions_as_in_the_public_code() -> Iterator[None]:
         yield
 
 
-def ways(taught: Backbone, base: Backbone | None) -> list[Way]:
-    """Rows for a model that was taught to read carriers, and for one that was taught on whole frames."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Folders of models: taught to read carriers, on whole frames, on carriers alone (stage 1), and taught as the first in other ways."""
+
+    taught: Path
+    base: Path | None = None
+    alone: Path | None = None
+    others: Sequence[Path] = ()
+
+
+def ways(models: Models) -> list[Way]:
+    """A row for each way that these models give. `others` are used as their longwatch.json says, and called by their folder."""
+    taught, base, alone = (Backbone.load(folder) if folder else None for folder in (models.taught, models.base, models.alone))
+    assert taught
     base_ways = [] if base is None else [
         by_frames("whole frames (dense base)", base),
         by_frames("the last 4 whole frames (dense base)", base, last=4),
@@ -160,7 +172,9 @@ def ways(taught: Backbone, base: Backbone | None) -> list[Way]:
         by_carriers("without the live memory", VideoScan(taught), memory=False),
         by_carriers("the public code's positions", VideoScan(taught), broken=positions_as_in_the_public_code),
     ]
-    return [*base_ways, *live, *policies, *patched, *spoilt]
+    stage_1 = [by_carriers("stage 1 alone", VideoScan(alone), broken=without_kv)] if alone else []
+    others = [by_carriers(f"VideoScan, {folder.name}", VideoScan(Backbone.load(folder))) for folder in models.others]
+    return [*base_ways, *live, *policies, *others, *patched, *stage_1, *spoilt]
 
 
 def retrieving(base: Backbone) -> VideoScan:
@@ -210,7 +224,7 @@ def by_family(marks: Sequence[tuple[str, bool]]) -> dict[str, float]:
     return shares | {"all": sum(was_right for _, was_right in marks) / len(marks)}
 
 
-def rows(model: Path, base: Path | None, seeds: Iterable[int]) -> list[dict[str, object]]:
-    """Load the models, and compare."""
-    taught = Backbone.load(model)
-    return compare(ways(taught, Backbone.load(base) if base else None), taught.vision.image_size, taught.habits.budget, seeds)
+def rows(models: Models, seeds: Iterable[int], budget: int | None = None) -> list[dict[str, object]]:
+    """Load the models, and compare, over at most so many carriers a question (None: as many as the first model takes)."""
+    taught = Backbone.load(models.taught)
+    return compare(ways(models), taught.vision.image_size, budget or taught.habits.budget, seeds)

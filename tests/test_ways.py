@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from bench.ways import Film, by_carriers, by_frames, compare, newest, positions_as_in_the_public_code, without_embedding, without_kv
 from model import context, embedded
 from model.backbone import Backbone
+from model.context import embedding_pass
 from model.dense_training import losses
 from model.examples import Batch
 from model.probe import Probe
@@ -64,6 +65,18 @@ def test_what_is_broken_is_whole_again_afterwards(
     again = scan.prefill(film[1], memories)
     assert all(np.abs(a.kv - b.kv).max() > 0.01 for a, b in zip(whole, other, strict=True))
     assert all((a.kv == b.kv).all() for a, b in zip(whole, again, strict=True))
+
+
+def test_stage_1_learns_from_the_carriers_that_are_streamed_without_the_kv(backbone: Backbone, film: Film) -> None:
+    scan, memory = VideoScan(backbone), VideoScan(backbone).memory()
+    with without_kv():
+        for row in film:
+            memory.add(scan.prefill(row[:1], [memory])[0])
+    streamed = np.stack([carrier.kv for carrier in memory.carriers])  # [frames, layers, 2, kv_heads, head_dim]
+    with torch.inference_mode():
+        made = embedding_pass(backbone, backbone.see([row[0].image for row in film])[None])
+    assert made.counts.tolist() == [len(film)]
+    assert np.abs(torch.stack((made.keys[:, 0], made.values[:, 0])).permute(3, 1, 0, 2, 4).numpy() - streamed).max() < 1e-4
 
 
 def test_in_the_public_code_a_question_stands_before_the_latest_carriers(backbone: Backbone) -> None:
