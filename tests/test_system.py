@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import ray
 from collector import Collector, collecting
@@ -26,6 +27,7 @@ from typer.testing import CliRunner
 
 from actors.app import Longwatch
 from actors.cli import app
+from actors.decode import BEHIND
 from actors.demo import free_port, simulated_site
 from actors.parts import NAMESPACE
 from pipeline.config import Config
@@ -196,6 +198,28 @@ def test_a_camera_that_refuses_us_is_shown_with_its_reason_beside_those_that_are
         odd.does = "well"
         until(lambda: stream(client, "odd")["phase"] == "live" and not stream(client, "odd")["error"])
     client.delete("/v1/streams/odd", params={"forget": True}).raise_for_status()
+
+
+def threads(title: str) -> dict[int, tuple[int, int]]:
+    """Of the threads of processes so called, how far behind others each stands (nice), and the clock ticks it has worked."""
+    told = {}
+    for process in psutil.process_iter(["cmdline"]):
+        if " ".join(process.info["cmdline"] or ()).startswith(title):
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                fields = (task / "stat").read_text().rpartition(")")[2].split()
+                told[int(task.name)] = (int(fields[16]), int(fields[11]) + int(fields[12]))
+    return told
+
+
+def test_answering_stands_behind_watching_where_both_share_a_processor(client: httpx.Client) -> None:
+    before = threads("ray::ServeReplica:decode")
+    for _ in range(20):
+        client.post("/v1/ask", json={"question": "Was there a car?"}).raise_for_status()
+    worked = {nice: 0 for nice in range(-20, 20)}
+    for thread, (nice, ticks) in threads("ray::ServeReplica:decode").items():
+        worked[nice] += ticks - before.get(thread, (nice, 0))[1]
+    watching = max(threads("ray::PrefillActor").values(), key=lambda each: each[1])[0]
+    assert max(worked, key=lambda nice: worked[nice]) == watching + BEHIND
 
 
 def test_a_rule_fires_with_evidence(client: httpx.Client) -> None:
