@@ -16,6 +16,7 @@ from random import Random
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 from numpy.typing import NDArray
 from rich.progress import track
@@ -169,6 +170,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Print recall and accuracy against the length of the stream."""
+    torch.set_num_threads(1)  # as in the product, where Ray sees to it
     backbone = Backbone.load(model)
     scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
     if scan.head is None:

@@ -216,12 +216,12 @@ def _put(asking: Asking, question: Question) -> tuple[bool, float]:
 
 
 def by_family(marks: Sequence[tuple[str, bool]]) -> dict[str, float]:
-    """The part of each family that is right, and of all."""
+    """The part of each family that is right, and of all; and how many were asked."""
     families: defaultdict[str, list[bool]] = defaultdict(list)
     for family, was_right in marks:
         families[family].append(was_right)
     shares = {family: sum(each) / len(each) for family, each in sorted(families.items())}
-    return shares | {"all": sum(was_right for _, was_right in marks) / len(marks)}
+    return shares | {"all": sum(was_right for _, was_right in marks) / len(marks), "questions": len(marks)}
 
 
 def rows(models: Models, seeds: Iterable[int], budget: int | None = None) -> list[dict[str, object]]:

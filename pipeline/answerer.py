@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,12 +14,12 @@ from pipeline.batching import Decoded, Said
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, ground, moments, pointed, speakable
 from pipeline.rules import Judgement, Standing
-from pipeline.selection import PASSAGES, Candidates, joined, passages, probability, select
+from pipeline.selection import Candidates, joined, passages, probability, select
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
-SHOWN = 0.97  # of the look of who is to answer rests on carriers that show what is asked about
+SHOWN = 0.985  # of the look of who is to answer rests on carriers that show what is asked about
 
 
 Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token
@@ -153,25 +152,20 @@ class Answerer:
         return candidates
 
     def _found(self, question: str, candidates: Mapping[str, Candidates]) -> list[CarrierKey] | None:
-        """Relevant passages that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
+        """The relevant passages that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
 
         Of thousands of moments some always look like it. The model takes one of them for it when it sees all of these at once, and
         seldom when it sees each by itself.
         """
-        around, found = passages(candidates) if self._decoder.looks else iter(()), None
-        while not found and (sets := self._passages(islice(around, PASSAGES))):
-            shown = zip(self._decoder.shown(question, sets), sets, strict=True)
-            sure = [(round(share, 2), carriers[-1].key.at_ms, carriers) for share, carriers in shown if share >= SHOWN]
-            sure.sort(key=lambda each: each[:2], reverse=True)
-            found = [carrier.key for _, _, carriers in sure for carrier in carriers]
-        return found
-
-    def _passages(self, wanted: Iterable[Sequence[CarrierKey]]) -> list[list[Carrier]]:
-        """What can be had of them; none that is empty."""
-        passages = list(wanted)
-        have = {carrier.key: carrier for carrier in self._fetch([key for passage in passages for key in passage])}
-        found = ([have[key] for key in passage if key in have] for passage in passages)
-        return [carriers for carriers in found if carriers]
+        around = passages(candidates) if self._decoder.looks else []
+        have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage])}
+        sets = [carriers for passage in around if (carriers := [have[key] for key in passage if key in have])]
+        if not sets:
+            return None
+        shown = self._decoder.shown(question, sets)
+        sure = [(round(share, 2), carriers[-1].key.at_ms, carriers) for share, carriers in zip(shown, sets, strict=True) if share >= SHOWN]
+        sure.sort(key=lambda each: each[:2], reverse=True)
+        return [carrier.key for _, _, carriers in sure for carrier in carriers]
 
     def _scored(self, camera: str, carriers: Candidates, sought: NDArray[np.float32]) -> Candidates:
         """The same with their probabilities; 0 for a carrier without a vector, as if there were none for a camera without any."""

@@ -15,8 +15,7 @@ NEAR_MS = 2_000
 SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
 RELEVANT = 0.5  # a score from here on says: it shows what is asked about
 NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, the highest scores, the latest that are relevant
-PASSAGES, ROUNDS = 8, 5  # that are looked at closer together, and how often, as long as none shows what is asked about
-REACH = 8  # carriers of a passage before and after the moment that it is about
+PASSAGES, REACH = 8, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,23 +76,16 @@ def select(
     return sorted(chosen, key=_in_time)
 
 
-def passages(candidates: Mapping[str, Candidates]) -> Iterator[list[CarrierKey]]:
-    """What is worth a closer look, none of it twice: around the surest moments, the latest that are relevant, the next surest."""
-    taken: dict[str, list[int]] = {name: [] for name in candidates}
-    length = 2 * REACH + 1
-
-    def around(peaks: Iterable[tuple[str, int]]) -> Iterator[list[CarrierKey]]:
+def passages(candidates: Mapping[str, Candidates], count: int = PASSAGES, reach: int = REACH) -> list[list[CarrierKey]]:
+    """What is worth a closer look: up to `count` passages around relevant moments, the surest and the latest, none of them twice."""
+    chosen: dict[str, list[int]] = {name: [] for name in candidates}
+    most = count * (2 * reach + 1)  # if all the best stand side by side
+    for peaks, limit in ((_best(candidates, most), count // 2), (_relevant(candidates, most), count)):
         for name, i in peaks:
-            if all(abs(i - other) >= length for other in taken[name]):
-                taken[name].append(i)
-                at_ms = candidates[name].at_ms[max(0, i - REACH) : i + REACH + 1]
-                yield [CarrierKey(camera_id=name, at_ms=int(at)) for at in at_ms]
-
-    most = PASSAGES * length  # if all the best stand side by side
-    yield from islice(around(_best(candidates, most)), PASSAGES // 2)
-    yield from islice(around(_relevant(candidates, most)), PASSAGES // 2)
-    others = _best(candidates, most * ROUNDS, RELEVANT)  # not before it is needed: of many cameras it takes a while
-    yield from islice(around(others), PASSAGES * (ROUNDS - 1))
+            if sum(map(len, chosen.values())) < limit and all(abs(i - other) > 2 * reach for other in chosen[name]):
+                chosen[name].append(i)
+    around = [(c.at_ms[max(0, i - reach) : i + reach + 1], name) for name, c in candidates.items() for i in chosen[name]]
+    return [[CarrierKey(camera_id=name, at_ms=int(at)) for at in times] for times, name in around]
 
 
 def _in_time(key: CarrierKey) -> tuple[int, str]:
@@ -122,17 +114,17 @@ def _surest(candidates: Mapping[str, Candidates], most: int) -> Iterator[Carrier
                 yield CarrierKey(camera_id=name, at_ms=int(candidates[name].at_ms[near]))
 
 
-def _best(candidates: Mapping[str, Candidates], most: int, least: float = 0.0) -> list[tuple[str, int]]:
-    """Camera and place of the highest scores over all cameras, none below `least`; without those that nothing is known of."""
+def _best(candidates: Mapping[str, Candidates], most: int) -> list[tuple[str, int]]:
+    """Camera and place of the highest scores over all cameras; without those that nothing is known of."""
     best: list[tuple[float, str, int]] = []
-    floor = np.maximum(np.float32(least), np.nextafter(np.float32(0), np.float32(1)))  # what it takes to be among the best so far
+    least = np.nextafter(np.float32(0), np.float32(1))  # what it takes to be among the best so far
     for name, c in candidates.items():
         if c.scores is not None:
-            top = np.flatnonzero(c.scores >= floor)
+            top = np.flatnonzero(c.scores >= least)
             if len(top) > most:
                 top = top[np.argpartition(c.scores[top], -most)[-most:]]
             best = heapq.nlargest(most, best + [(float(c.scores[i]), name, int(i)) for i in top])
-            floor = np.float32(best[-1][0]) if len(best) == most else floor
+            least = np.float32(best[-1][0]) if len(best) == most else least
     return [(name, i) for _, name, i in best]
 
 

@@ -13,7 +13,7 @@ from pipeline.answerer import GAPS, HOLE_MS, RECENT, Answerer, gaps
 from pipeline.core import VECTOR, Carrier, CarrierKey, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 from pipeline.rules import Standing
-from pipeline.selection import PASSAGES, REACH, ROUNDS
+from pipeline.selection import PASSAGES, REACH
 
 T0 = 1_700_000_000_000
 unhurried = settings(deadline=None)
@@ -225,16 +225,6 @@ def test_what_looks_like_it_is_looked_at_closer_and_only_what_is_it_is_answered_
     assert set(range(1236 - REACH, 1234 + REACH + 1)) <= chosen
     assert sum(s in chosen for s in like) < 2, "what is spread evenly may be among them"
     assert any(100 in seconds for seconds in decoder.closer) and len(decoder.closer) <= PASSAGES
-
-
-def test_it_looks_on_at_what_else_is_relevant_until_something_shows_it() -> None:
-    like = {s + near: 9.0 for s in range(110, 2110, 100) for near in (-1, 0, 1)}
-    decoder = Decoder(shows={1235.0})
-    assert {1234, 1235, 1236} <= looked_closer(decoder, like | dict.fromkeys(EVENT, 5.0))
-    assert PASSAGES < len(decoder.closer) < PASSAGES * ROUNDS
-    decoder = Decoder(shows=set())
-    looked_closer(decoder, {s + near: 9.0 for s in range(20, 5000, 50) for near in (-1, 0, 1)})
-    assert len(decoder.closer) == PASSAGES * ROUNDS
 
 
 def test_when_a_closer_look_finds_nothing_what_is_answered_from_is_evenly_spread() -> None:
