@@ -1,6 +1,7 @@
 """The analyst API as a Ray Serve deployment."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 from actors.asking import Asking, watched
 from actors.decode import DEADLINE_S
 from actors.metrics import Metrics, memory
-from actors.parts import NAMESPACE, Settings, open_store
+from actors.parts import BEHIND, NAMESPACE, Settings, open_store
 from actors.scrape import PATIENCE_S, PlaneDown, Source, scrape
 from actors.tracing import Trace, tracer
 from pipeline.core import Answer, LongwatchError, Mode, Question, TooLate
@@ -35,6 +36,7 @@ def deployment(settings: Settings, fingerprint: str, mode: Mode | None, token: s
     """The Serve application. Ingress takes a builder: an app made here would travel pickled, and frozen."""
 
     def app() -> FastAPI:
+        os.nice(BEHIND)
         decode = serve.get_deployment_handle("decode", app_name="decode")
         store = open_store(settings, fingerprint)
         metrics = Metrics("api")

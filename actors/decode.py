@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 from ray import serve
 
 from actors.metrics import Decoding, Metrics, memory
-from actors.parts import Settings, load_batch, load_model, open_store
+from actors.parts import BEHIND, Settings, load_batch, load_model, open_store
 from actors.tracing import Trace, tracer
 from pipeline.answerer import Answerer
 from pipeline.batching import SEATS, Batching
@@ -24,7 +24,6 @@ from storage.registry import Registry
 
 DEADLINE_S = 60.0  # of a question: here from where it stands in line for the batch, at the API from where it is asked
 
-BEHIND = 5  # by so much (nice) answering stands behind watching where both share a processor: a question can wait, the next picture comes
 READING = 8  # questions that fetch what they look at while the batch is full, and rules
 WAITING = 64  # questions that may wait for a replica; more are refused at once
 

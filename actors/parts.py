@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMESPACE = "longwatch"  # of the named actors
+BEHIND = 10  # by so much (nice) answering stands behind watching where both share a processor: a question can wait, pictures come
 FIRST_PREFILLER = "prefill"  # it also does what is to be done once for all cameras
 
 

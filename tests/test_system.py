@@ -27,9 +27,8 @@ from typer.testing import CliRunner
 
 from actors.app import Longwatch
 from actors.cli import app
-from actors.decode import BEHIND
 from actors.demo import free_port, simulated_site
-from actors.parts import NAMESPACE
+from actors.parts import BEHIND, NAMESPACE
 from pipeline.config import Config
 from pipeline.core import STILL_S
 from simulator.visits import CAMERAS
