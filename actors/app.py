@@ -5,9 +5,9 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from math import ceil
 from pathlib import Path
 
@@ -77,26 +77,26 @@ class Longwatch:
         closing: list[Callable[[], object]] = []
         stack.callback(_close_all, closing)
         started = closing.append
-        planes: dict[str, Callable[[], object]] = {
-            "ingest": lambda: started(Plane("ingest", IngestActor, settings.registry_url, threads=THREADS + settings.prefillers).close),
-            "prefill": lambda: _start_prefill(settings, started),
-            "decode": lambda: started(Plane("rules", RulesActor, settings, self._decode(settings), role="decode").close),
-        }
-        for role, start in planes.items():
-            if self._roles & {"all", role}:
-                start()
-        if self._roles & {"all", "decode"}:
+        fingerprint = ""
+        if self._wants("ingest"):
+            started(Plane("ingest", IngestActor, settings.registry_url, threads=THREADS + settings.prefillers).close)
+        if self._wants("prefill"):
+            _start_prefill(settings, started)
+        if self._wants("decode"):
+            with _named("decode plane"):
+                fingerprint = self._start_decode(settings)
+            started(Plane("rules", RulesActor, settings, fingerprint, role="decode").close)
+        _describe_site(Registry(settings.registry_url), self._config)  # not before: a file starts to play when its camera is known
+        if self._wants("decode"):
+            with _named("API"):  # last: who can ask is told of every camera
+                serve.run(api.deployment(settings, fingerprint, self.mode, self._config.token), name="api", route_prefix="/")
             closing.append(_end_answering)
-        _describe_site(Registry(settings.registry_url), self._config)  # last: a file starts to play when its camera is known
 
-    def _decode(self, settings: Settings) -> str:
-        """Starts what answers, and gives the model's fingerprint."""
-        try:
-            return self._serve(settings)
-        except (RayError, RayServeException, TimeoutError, RuntimeError) as error:  # RuntimeError: what Serve raises of a deployment
-            raise CannotStart(f"the decode plane did not start: {last_line(error)}") from error
+    def _wants(self, role: str) -> bool:
+        return bool(self._roles & {"all", role})
 
-    def _serve(self, settings: Settings) -> str:
+    def _start_decode(self, settings: Settings) -> str:
+        """Starts who decodes, and gives the model's fingerprint."""
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         http = HTTPOptions(host=self._config.host, port=self._config.port)
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config={"enable_access_log": False, "log_level": "WARNING"})
@@ -106,8 +106,16 @@ class Longwatch:
         handle = serve.run(decode.bind(settings), name="decode", route_prefix=None)
         fingerprint, self.mode = handle.model.remote().result(timeout_s=READY_S)
         handle.shutdown()  # what it tells the autoscaler again and again would outlive Ray
-        serve.run(api.deployment(settings, fingerprint, self.mode, self._config.token), name="api", route_prefix="/")
         return str(fingerprint)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Whatever Serve has to say of what does not start is said of this."""
+    try:
+        yield
+    except (RayError, RayServeException, TimeoutError, RuntimeError) as error:  # RuntimeError: what Serve raises of a deployment
+        raise CannotStart(f"the {what} did not start: {last_line(error)}") from error
 
 
 def _start_prefill(settings: Settings, started: Callable[[Callable[[], object]], None]) -> None:
