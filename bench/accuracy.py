@@ -26,9 +26,9 @@ from bench.report import console, show, write
 from bench.ways import Models, rows
 from model import embedded
 from model.backbone import Backbone
-from model.videoscan import VideoScan
+from model.videoscan import Decoded, VideoScan
 from pipeline.core import Carrier, Frame
-from pipeline.grounding import WHEN
+from pipeline.grounding import WHEN, moments, pointed
 from simulator.marking import WHEN_TOLERANCE_S, truth_words
 from simulator.questions import Quiz
 from simulator.visits import CAMERAS
@@ -54,6 +54,7 @@ class Mark:
     ago_s: float | None  # of a `<when>` question
     right: bool
     foreign: bool
+    hit: bool | None  # whether the moment that drew most attention shows the answer; None where nothing shows it
 
 
 def remember(scan: VideoScan, film: Sequence[Sequence[Frame]]) -> dict[str, list[Carrier]]:
@@ -81,13 +82,22 @@ def mark(scan: VideoScan, asked: Asked) -> Mark:
     """Ask both ways and mark both."""
     now = asked.watch.shots[-1].at
     pointing = asked.quiz.answer == WHEN
+    decoded = scan.decode(asked.quiz.text, asked.carriers)
     return Mark(
         family=asked.quiz.family,
         truth=truth_words(asked.quiz, asked.watch, now),
         ago_s=now - asked.watch.shots[asked.quiz.evidence[-1]].at if pointing else None,
-        right=right(scan, asked, asked.carriers),
+        right=rightly(asked.quiz, asked.watch, decoded, [c.key for c in asked.carriers]),
         foreign=right(scan, asked, asked.foreign),
+        hit=hit(asked, decoded),
     )
+
+
+def hit(asked: Asked, decoded: Decoded) -> bool | None:
+    """Whether the first moment shown with an answer holds one of those that show it truly; None where there is none to show."""
+    shots = [asked.watch.shots[i] for i in asked.quiz.evidence]
+    found = pointed(decoded.text, moments([c.key for c in asked.carriers], decoded.attention))[:1]
+    return any(shot.camera == e.camera_id and round(shot.at * 1000) in e.span for shot in shots for e in found) if shots else None
 
 
 def right(scan: VideoScan, asked: Asked, carriers: Sequence[Carrier], later_s: float = 0) -> bool:
@@ -104,17 +114,18 @@ def most_frequent(marks: Sequence[Mark]) -> int:
 
 
 def table(marks: Sequence[Mark]) -> list[list[object]]:
-    """Rows: family, questions, right, most frequent answer, other site's carriers; the last is all together."""
+    """Rows: family, questions, right, most frequent answer, other site's carriers, evidence that hits; the last is all together."""
     families: defaultdict[str, list[Mark]] = defaultdict(list)
     for m in marks:
         families[m.family].append(m)
-    rows: list[list[object]] = []
-    totals = [0, 0, 0]
-    for family, some in sorted(families.items()):
-        scores = [sum(m.right for m in some), most_frequent(some), sum(m.foreign for m in some)]
-        totals = [a + b for a, b in zip(totals, scores, strict=True)]
-        rows.append([family, len(some), *(s / len(some) for s in scores)])
-    return [*rows, ["all", len(marks), *(t / len(marks) for t in totals)]]
+    return [_row(family, some) for family, some in [*sorted(families.items()), ("all", marks)]]
+
+
+def _row(family: str, some: Sequence[Mark]) -> list[object]:
+    frequent = sum(most_frequent([m for m in some if m.family == each]) for each in {m.family for m in some})
+    hits = [m.hit for m in some if m.hit is not None]
+    shares = [sum(scores) / len(some) for scores in ([m.right for m in some], [frequent], [m.foreign for m in some])]
+    return [family, len(some), *shares, sum(hits) / len(hits) if hits else ""]
 
 
 def main(
@@ -141,7 +152,7 @@ def main(
     scan = VideoScan(Backbone.load(model))
     r = Random("bench accuracy")
     marks = [mark(scan, asked) for seed in seeds for asked in quizzes(scan, seed, r)]
-    columns = ("family", "questions", "right", "most frequent answer", "another site's carriers")
+    columns = ("family", "questions", "right", "most frequent answer", "another site's carriers", "evidence that shows it")
     families = table(marks)
     show("Accuracy on held-out simulated sites, in process", columns, families, [f"model {scan.fingerprint}, {model}"])
     result = {"in_process": [dict(zip(columns, row, strict=True)) for row in families]}

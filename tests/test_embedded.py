@@ -35,6 +35,12 @@ def test_another_sites_carriers_do_not_give_the_answers(marks: list[Mark]) -> No
     assert sum(m.right for m in marks) - sum(m.foreign for m in marks) >= 0.2 * len(marks)
 
 
+def test_the_moment_shown_with_an_answer_mostly_shows_it(marks: list[Mark]) -> None:
+    hits = [m.hit for m in marks if m.hit is not None]
+    assert len(hits) >= 40 and sum(hits) / len(hits) >= 0.75
+    assert all(m.hit is None for m in marks if m.family == "not seen")
+
+
 def test_the_weights_fit_in_16_megabytes() -> None:
     assert all(file.stat().st_size <= 16 * 2**20 for file in embedded.FOLDER.glob("*.safetensors"))
     assert list(embedded.FOLDER.glob("*.safetensors"))
