@@ -126,7 +126,7 @@ def _start_prefill(settings: Settings, started: Callable[[Callable[[], object]],
         started(Plane(name, PrefillActor, settings, come_to_ingest, name, role="prefill", number=number, gpus=gpus).close)
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(start, *zip(*enumerate(settings.prefill_planes), strict=True)))
+        list(pool.map(start, range(settings.prefillers), settings.prefill_planes))
 
 
 def _gpu_share(settings: Settings) -> float:

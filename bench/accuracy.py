@@ -23,7 +23,7 @@ from rich.progress import track
 
 from bench.held_out import FIRST, frames, questions, rightly
 from bench.report import console, show, write
-from bench.ways import Models, rows
+from bench.ways import Beside, rows
 from model import embedded
 from model.backbone import Backbone
 from model.videoscan import Decoded, VideoScan
@@ -144,7 +144,7 @@ def main(
     torch.set_num_threads(2)
     seeds = track(range(FIRST, FIRST + (2 if quick else sites)), description="asking", console=console)
     if compared:
-        told = rows(Models(taught=model, base=base, alone=alone, others=others or ()), seeds, budget)
+        told = rows(model, Beside(base=base, alone=alone, others=others or ()), seeds, budget)
         note = f"{model}, and {base} where it says dense base; tokens and bytes (16 bits a number) are those kept of a frame"
         show("The same questions, frames remembered in other ways", tuple(told[0]), [tuple(row.values()) for row in told], [note])
         write(json_file, {"rows": told})

@@ -143,19 +143,17 @@ def positions_as_in_the_public_code() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """Folders of models: taught to read carriers, on whole frames, on carriers alone (stage 1), and taught as the first in other ways."""
+class Beside:
+    """Folders of models to compare with: taught on whole frames, on carriers alone (stage 1), and to read carriers in other ways."""
 
-    taught: Path
     base: Path | None = None
     alone: Path | None = None
     others: Sequence[Path] = ()
 
 
-def ways(models: Models) -> list[Way]:
+def ways(taught: Backbone, beside: Beside) -> list[Way]:
     """A row for each way that these models give. `others` are used as their longwatch.json says, and called by their folder."""
-    taught, base, alone = (Backbone.load(folder) if folder else None for folder in (models.taught, models.base, models.alone))
-    assert taught
+    base, alone = (Backbone.load(folder) if folder else None for folder in (beside.base, beside.alone))
     base_ways = [] if base is None else [
         by_frames("whole frames (dense base)", base),
         by_frames("the last 4 whole frames (dense base)", base, last=4),
@@ -173,7 +171,7 @@ def ways(models: Models) -> list[Way]:
         by_carriers("the public code's positions", VideoScan(taught), broken=positions_as_in_the_public_code),
     ]
     stage_1 = [by_carriers("stage 1 alone", VideoScan(alone), broken=without_kv)] if alone else []
-    others = [by_carriers(f"VideoScan, {folder.name}", VideoScan(Backbone.load(folder))) for folder in models.others]
+    others = [by_carriers(f"VideoScan, {folder.name}", VideoScan(Backbone.load(folder))) for folder in beside.others]
     return [*base_ways, *live, *policies, *others, *patched, *stage_1, *spoilt]
 
 
@@ -224,7 +222,7 @@ def by_family(marks: Sequence[tuple[str, bool]]) -> dict[str, float]:
     return shares | {"all": sum(was_right for _, was_right in marks) / len(marks), "questions": len(marks)}
 
 
-def rows(models: Models, seeds: Iterable[int], budget: int | None = None) -> list[dict[str, object]]:
+def rows(model: Path, beside: Beside, seeds: Iterable[int], budget: int | None = None) -> list[dict[str, object]]:
     """Load the models, and compare, over at most so many carriers a question (None: as many as the first model takes)."""
-    taught = Backbone.load(models.taught)
-    return compare(ways(models), taught.vision.image_size, budget or taught.habits.budget, seeds)
+    taught = Backbone.load(model)
+    return compare(ways(taught, beside), taught.vision.image_size, budget or taught.habits.budget, seeds)

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from model.backbone import Backbone, rotate
-from model.patches import PatchBatch, most_looked_at, picked
+from model.patches import PatchBatch, most_looked_at, picked, regrouped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +55,7 @@ class Carriers:
 
     def chosen(self, places: Tensor, counts: Tensor) -> "Carriers":
         """For each row of `places` [n, most] a set of the first `counts` [n] carriers there, of all sets one behind the other."""
-        keys, values = (t.transpose(1, 2).flatten(2, 3)[:, :, places].transpose(1, 2) for t in (self.keys, self.values))
+        keys, values = (regrouped(t, places) for t in (self.keys, self.values))
         made = Carriers(keys=keys, values=values, counts=counts)
         return replace(made, patches=self.patches and self.patches.chosen(places, made.present))
 
@@ -113,9 +113,9 @@ def prefix_cache(backbone: Backbone, batch: int) -> DynamicCache:
     """A cache holding the prefix for a batch."""
     tokens = torch.tensor([backbone.prefix], device=backbone.device).expand(batch, -1)
     length = tokens.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=backbone.device).tril().expand(batch, -1, -1)
     cache = DynamicCache()
-    backbone.run(backbone.embed(tokens), torch.arange(length, device=backbone.device).expand(batch, -1), cache, causal)
+    positions = torch.arange(length, device=backbone.device).expand(batch, -1)
+    backbone.run(backbone.embed(tokens), positions, cache, causal(backbone, batch, length))
     return cache
 
 
@@ -162,8 +162,12 @@ def attend(backbone: Backbone, carriers: Carriers, queries: int) -> Tensor:
     if backbone.habits.mode == "training-free":
         visible[:, : carriers.keys.shape[3]] = False
     past = torch.cat((prefix, visible), dim=1)[:, None].expand(-1, queries, -1)
-    causal = torch.ones(queries, queries, dtype=torch.bool, device=device).tril().expand(batch, -1, -1)
-    return torch.cat((past, causal), dim=2)
+    return torch.cat((past, causal(backbone, batch, queries)), dim=2)
+
+
+def causal(backbone: Backbone, batch: int, length: int, before: int = 0) -> Tensor:
+    """Mask [batch, length, before + length] of tokens that see all `before` them, themselves and one another's past."""
+    return torch.ones(length, before + length, dtype=torch.bool, device=backbone.device).tril(before).expand(batch, -1, -1)
 
 
 def unrotated(backbone: Backbone, cache: DynamicCache, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,8 +230,7 @@ def masked_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
     mask = semantic_mask(frames, size, start, backbone.device).expand(batch, -1, -1)
     backbone.run(blocks, positions, cache, mask)
     last = torch.arange(frames, device=backbone.device) * size + size - 1
-    keys, values = unrotated(backbone, cache, start + last, positions[..., last])
-    return Carriers(keys=keys, values=values, counts=torch.full((batch,), frames, device=backbone.device))
+    return _of_clips(backbone, cache, start + last, positions[..., last])
 
 
 def embedding_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
@@ -236,11 +239,15 @@ def embedding_pass(backbone: Backbone, tokens: Tensor) -> Carriers:
     ranks = torch.arange(frames, device=tokens.device)
     positions = carrier_positions(backbone, ranks).expand(batch, -1)
     cache = prefix_cache(backbone, batch)
-    start = cache.get_seq_length()
-    seen = torch.ones(frames, start + frames, dtype=torch.bool, device=tokens.device).tril(start).expand(batch, -1, -1)
-    backbone.run(tokens.mean(dim=2), positions, cache, seen)
-    keys, values = unrotated(backbone, cache, start + ranks, positions)
-    return Carriers(keys=keys, values=values, counts=torch.full((batch,), frames, device=backbone.device))
+    start = len(backbone.prefix)
+    backbone.run(tokens.mean(dim=2), positions, cache, causal(backbone, batch, frames, start))
+    return _of_clips(backbone, cache, start + ranks, positions)
+
+
+def _of_clips(backbone: Backbone, cache: DynamicCache, rows: Tensor, positions: Tensor) -> Carriers:
+    """The carriers of a batch of clips, from where they stand in the cache: see `unrotated`."""
+    keys, values = unrotated(backbone, cache, rows, positions)
+    return Carriers(keys=keys, values=values, counts=torch.full((keys.shape[1],), len(rows), device=backbone.device))
 
 
 def streamed_pass(backbone: Backbone, tokens: Tensor) -> Carriers:

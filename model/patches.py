@@ -37,7 +37,7 @@ class PatchBatch:
 
     def chosen(self, places: Tensor, meant: Tensor) -> "PatchBatch":
         """As `model.context.Carriers.chosen`; `meant` [n, most] is false for padding."""
-        keys, values = (t.transpose(1, 2).flatten(2, 3)[:, :, places].transpose(1, 2) for t in (self.keys, self.values))
+        keys, values = (regrouped(t, places) for t in (self.keys, self.values))
         return PatchBatch(keys=keys, values=values, places=self.places.flatten(1, 2)[:, places], kept=self.kept.flatten()[places] & meant)
 
     def since(self, first: Tensor) -> "PatchBatch":
@@ -52,6 +52,11 @@ class PatchBatch:
             places=torch.cat((self.places, later.places), dim=2),
             kept=torch.cat((self.kept, later.kept), dim=1),
         )
+
+
+def regrouped(rows: Tensor, places: Tensor) -> Tensor:
+    """Of `rows` [layers, batch, kv_heads, carriers, ...] those at `places` [n, most], all sets one behind the other, as n sets."""
+    return rows.transpose(1, 2).flatten(2, 3)[:, :, places].transpose(1, 2)
 
 
 def most_kept(layers: int, kv_heads: int, head_dim: int, hidden: int) -> int:
