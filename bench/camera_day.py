@@ -1,8 +1,8 @@
-"""A day of one camera pushed through all of the prefill plane as fast as this machine goes: the memory of the process must stay flat.
+"""Days of one camera pushed through all of the prefill plane as fast as this machine goes: the memory of the process must stay flat.
 
-    python -m bench.camera_day [--quick] [--json FILE] [--model FOLDER]
+    python -m bench.camera_day [--days 7] [--quick] [--json FILE] [--model FOLDER]
 
-86,400 pictures of 640 x 360, dated a second apart, go through the gate, the model with its live memory, the writer and a real Redis,
+86,400 pictures a day of 640 x 360, dated a second apart, go through the gate, the model with its live memory, the writer and a real Redis,
 and are then asked for. They are filmed from a simulated site before (still and busy minutes of one camera, through H.264) and played
 again and again in random order: the machine would else render all day. Every picture of a piece so comes back bit for bit, its noise too.
 """
@@ -43,7 +43,7 @@ SEED = 980_000
 PIECE_S = 60
 BUSY = 0.25  # of the pieces that are played
 BACKLOG = 128  # writes that may wait before the next picture is taken: a camera would not wait, and here nothing may be lost
-PARTS = 24  # rows of the table
+PARTS = 24  # rows of the table, however many days
 
 
 class Lost(LongwatchError):
@@ -112,10 +112,10 @@ def check(store: CarrierStore, tally: Tally) -> None:
 
 
 def run(model: Model, store: CarrierStore, client: Any, pictures: Iterator[Picture], count: int) -> list[list[object]]:
-    """Rows by part of the day: pictures, carriers, kept whole and repeated, pictures a second, MB of this process and of Redis."""
+    """Rows by part of the time: pictures, carriers, kept whole and repeated, pictures a second, MB of this process and of Redis."""
     day = Day(model, store, time.time_ns() // 1_000_000 - count * 1000)
     rows: list[list[object]] = []
-    for part in track(range(PARTS), description="a day", console=console):
+    for part in track(range(PARTS), description="pushing", console=console):
         began = time.perf_counter()
         some = (part + 1) * count // PARTS - part * count // PARTS
         day.push(islice(pictures, some))
@@ -131,14 +131,15 @@ def run(model: Model, store: CarrierStore, client: Any, pictures: Iterator[Pictu
 
 def main(
     model: Path = embedded.FOLDER,
+    days: Annotated[int, typer.Option(min=1)] = 1,
     quick: Annotated[bool, typer.Option(help="An hour of pictures.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
-    """Print the memory of the process over a day."""
+    """Print the memory of the process over some days."""
     backbone = Backbone.load(model)
     scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
     still, busy = film()
-    count = DAY // 24 if quick else DAY
+    count = DAY // 24 if quick else days * DAY
     began = time.perf_counter()
     with server() as url, redis.Redis.from_url(url) as client:
         store = CarrierStore(url, scan.fingerprint, head=scan.head, codec=CODEC)
