@@ -165,7 +165,7 @@ def table(scan: VideoScan, clips: Sequence[Clip], cameras: int, lengths: Sequenc
 def main(
     model: Path = embedded.FOLDER,
     sites: int = 40,
-    count: int = 60,
+    count: int = 120,
     quick: Annotated[bool, typer.Option(help="Fewer sites and questions.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:

@@ -80,9 +80,9 @@ class Library:
         """All of a site's features [cameras, seconds, patches, width]."""
         return self._features[site, mirrored].float()
 
-    def subjects(self, site: int) -> Tensor:
+    def subjects(self, site: int, mirrored: int = 0) -> Tensor:
         """What all of a site's frames show [cameras, seconds, SUBJECTS]: 1, 0 or, where barely, NaN."""
-        return self._told[site, 0, ..., : len(SUBJECTS)]
+        return self._told[site, mirrored, ..., : len(SUBJECTS)]
 
     def told(self, batch: "Batch") -> Tensor:
         """What the probe is to read [clips, frames, ...]; in a clip's first frame, not which way people walk."""

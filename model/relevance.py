@@ -20,9 +20,11 @@ from transformers import DynamicCache
 
 from model.arrays import to_numpy, to_tensor
 from model.backbone import Backbone
+from model.context import causal
 from pipeline.core import VECTOR, Carrier
 
 FILE = "relevance.safetensors"
+WITHIN = 512  # numbers between the two layers of the carrier's side
 
 
 class Head(Protocol):
@@ -40,12 +42,14 @@ class Head(Protocol):
 
 
 class Relevance(nn.Module):
-    """Two linear maps into one small space."""
+    """Two maps into one small space: a question's is linear; a carrier's is not, as it must tell which colour goes with which kind."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, hidden: int) -> None:
         super().__init__()
         width = layers * 2 * kv_heads * head_dim
-        self.carrier = nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, VECTOR - 1))
+        self.carrier = nn.Sequential(
+            nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, WITHIN), nn.GELU(), nn.Linear(WITHIN, VECTOR - 1)
+        )
         self.question = nn.Sequential(nn.LayerNorm(2 * hidden, elementwise_affine=False), nn.Linear(2 * hidden, VECTOR))
 
     @classmethod
@@ -86,9 +90,8 @@ def read(backbone: Backbone, question: str) -> Tensor:
     """A question as the language model reads it with nothing to look at [2 * hidden]: its last token's state, and the mean of all."""
     tokens = torch.tensor([[*backbone.prefix, *backbone.suffix(question)]], device=backbone.device)
     length = tokens.shape[1]
-    mask = torch.ones(1, length, length, dtype=torch.bool, device=backbone.device).tril()
     positions = torch.arange(length, device=backbone.device)[None]
-    states: Tensor = backbone.run(backbone.embed(tokens), positions, DynamicCache(), mask).last_hidden_state[0]
+    states: Tensor = backbone.run(backbone.embed(tokens), positions, DynamicCache(), causal(backbone, 1, length)).last_hidden_state[0]
     return torch.cat((states[-1], states[len(backbone.prefix) :].mean(0))).float()
 
 

@@ -1,8 +1,8 @@
 """Trains the head that says which carriers a question is about, after the model and without changing it.
 
-    python -m model.train_relevance .cache/footage model/embedded --minutes 3
+    python -m model.train_relevance .cache/footage model/embedded --minutes 8
 
-It takes simulated sites, whose truth is known: what each carrier shows, and what each question is about.
+It takes simulated sites and their mirror images, whose truth is known: what each carrier shows, and what each question is about.
 """
 
 import time
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
+from rich.progress import track
 from safetensors.torch import save_model
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -51,8 +52,9 @@ def meant(about: tuple[Subject, ...]) -> NDArray[np.bool_]:
 
 def _gather(backbone: Backbone, library: Library, sites: range, r: Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Carriers, what they show (NaN: barely), questions as read, and what they are about."""
-    kv = torch.cat([carriers_of(backbone, library, site) for site in sites])
-    shown = torch.cat([library.subjects(site).flatten(0, 1) for site in sites])
+    views = [(site, mirrored) for site in sites for mirrored in (0, 1)]
+    kv = torch.cat([carriers_of(backbone, library, *view) for view in track(views, description="watching")])
+    shown = torch.cat([library.subjects(*view).flatten(0, 1) for view in views])
     drawn = [each for site in sites for each in asked(library, site, r)]
     states = torch.stack([read(backbone, text) for text, _ in drawn])
     return kv, shown, states, torch.tensor(np.array([meant(about) for _, about in drawn])).float()
@@ -66,8 +68,8 @@ def _loss(head: Relevance, kv: Tensor, shown: Tensor, states: Tensor, about: Ten
     return (loss * ~arguable).sum() / (~arguable).sum(), logits, truth
 
 
-def main(footage: Path, folder: Path, minutes: float = 3, sites: int = 200) -> None:
-    """Train a model's head on simulated sites and save it beside the weights; the last tenth of the sites is for checking."""
+def main(footage: Path, folder: Path, minutes: float = 8, sites: int | None = None) -> None:
+    """Train a model's head on simulated sites, all that there are or so many, and save it beside the weights; the last tenth checks it."""
     backbone = Backbone.load(folder)
     library = Library(footage, backbone, sites)
     r = Random("relevance")
@@ -78,7 +80,7 @@ def main(footage: Path, folder: Path, minutes: float = 3, sites: int = 200) -> N
     optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.01)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        some, few = torch.randint(len(taught[0]), (2048,)), torch.randint(len(taught[2]), (256,))
+        some, few = torch.randint(len(taught[0]), (1024,)), torch.randint(len(taught[2]), (256,))
         loss, *_ = _loss(head, taught[0][some], taught[1][some], taught[2][few], taught[3][few])
         optimiser.param_groups[0]["lr"] = 2e-3 * (1 - done)
         optimiser.zero_grad()

@@ -1,6 +1,7 @@
 """From a question to an answer: choose what to look at, look, and say on what grounds."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -19,7 +20,8 @@ from pipeline.selection import Candidates, joined, passages, probability, select
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
-SHOWN = 0.985  # of the look of who is to answer rests on carriers that show what is asked about
+SURE = 7.0  # from this logit on, odds of 1,000 to 1, a passage is taken to show what is asked about
+CERTAIN = 1e-6  # nobody is surer than this short of 0 or 1
 
 
 Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token
@@ -152,18 +154,19 @@ class Answerer:
         return candidates
 
     def _found(self, question: str, candidates: Mapping[str, Candidates]) -> list[CarrierKey] | None:
-        """The relevant passages that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
+        """Of relevant passages those that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
 
         Of thousands of moments some always look like it. The model takes one of them for it when it sees all of these at once, and
-        seldom when it sees each by itself.
+        seldom when it sees each by itself. Relevance and the look are taken as two witnesses: their odds are multiplied.
         """
         around = passages(candidates) if self._decoder.looks else []
-        have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage])}
-        sets = [carriers for passage in around if (carriers := [have[key] for key in passage if key in have])]
+        have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage.keys])}
+        sets = [(passage.score, carriers) for passage in around if (carriers := [have[key] for key in passage.keys if key in have])]
         if not sets:
             return None
-        shown = self._decoder.shown(question, sets)
-        sure = [(round(share, 2), carriers[-1].key.at_ms, carriers) for share, carriers in zip(shown, sets, strict=True) if share >= SHOWN]
+        shown = self._decoder.shown(question, [carriers for _, carriers in sets])
+        sureness = [_logit(score) + _logit(share) for (score, _), share in zip(sets, shown, strict=True)]
+        sure = [(round(each), carriers[-1].key.at_ms, carriers) for each, (_, carriers) in zip(sureness, sets, strict=True) if each >= SURE]
         sure.sort(key=lambda each: each[:2], reverse=True)
         return [carrier.key for _, _, carriers in sure for carrier in carriers]
 
@@ -180,6 +183,12 @@ class Answerer:
 
     def _fetch(self, keys: Sequence[CarrierKey]) -> list[Carrier]:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
+
+
+def _logit(probability: float) -> float:
+    """Never infinite: no single witness settles a thing."""
+    within = min(max(probability, CERTAIN), 1 - CERTAIN)
+    return math.log(within / (1 - within))
 
 
 def _judgement(last: Carrier, probability: float) -> Judgement:

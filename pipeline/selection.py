@@ -1,4 +1,4 @@
-"""Which carriers an answer looks at when there are more than it can: the newest, the most relevant, the rest evenly spread."""
+"""Which carriers an answer looks at when there are more than it can: the newest, and what is relevant or else an even spread."""
 
 import heapq
 from collections import defaultdict
@@ -14,7 +14,7 @@ from pipeline.core import CarrierKey
 NEAR_MS = 2_000
 SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
 RELEVANT = 0.5  # a score from here on says: it shows what is asked about
-NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, the highest scores, the latest that are relevant
+NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, what was found or scores highest, the latest relevant
 PASSAGES, REACH = 8, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
 
 
@@ -24,6 +24,14 @@ class Candidates:
 
     at_ms: NDArray[np.int64]
     scores: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """Carriers of one camera that follow one another, and the best score among them."""
+
+    keys: tuple[CarrierKey, ...]
+    score: float
 
 
 def probability(at_ms: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,14 +62,14 @@ def joined(at_ms: NDArray[np.int64], known: NDArray[np.int64], scores: NDArray[n
 
 
 def select(
-    candidates: Mapping[str, Candidates], budget: int, recent: int = 1, found: Iterable[CarrierKey] | None = None
+    candidates: Mapping[str, Candidates], budget: int, recent: int = 1, found: Sequence[CarrierKey] | None = None
 ) -> list[CarrierKey]:
     """At most `budget` carriers in order of time.
 
     The newest of each camera is always among them, since questions mean now unless they say otherwise, and as many as `recent` of each
-    where that leaves room. Then what was `found` by looking closer; where nobody can (None), of what is relevant both the surest and the
-    latest, the surest with what came just before and after. What is left goes evenly over the time, so that the answer also knows what
-    is around.
+    where that leaves room. Then what was `found` by looking closer, and nothing else: what is around might be taken for it. Where nothing
+    was, the rest goes evenly over the time. Where nobody can look closer (None), of what is relevant both the surest and the latest come
+    first, the surest with what came just before and after.
     """
     if sum(len(c.at_ms) for c in candidates.values()) <= budget:
         return sorted((CarrierKey(camera_id=n, at_ms=int(at)) for n, c in candidates.items() for at in c.at_ms), key=_in_time)
@@ -70,13 +78,14 @@ def select(
     if found is None:
         _take(chosen, _surest(candidates, budget), int(budget * TOP))
         _take(chosen, _latest(candidates, budget), int(budget * LATEST))
-    else:
+    if found:
         _take(chosen, found, int(budget * TOP))
-    _take(chosen, _spread(candidates, tuple(chosen), budget - len(chosen)), budget)
+    else:
+        _take(chosen, _spread(candidates, tuple(chosen), budget - len(chosen)), budget)
     return sorted(chosen, key=_in_time)
 
 
-def passages(candidates: Mapping[str, Candidates], count: int = PASSAGES, reach: int = REACH) -> list[list[CarrierKey]]:
+def passages(candidates: Mapping[str, Candidates], count: int = PASSAGES, reach: int = REACH) -> list[Passage]:
     """What is worth a closer look: up to `count` passages around relevant moments, the surest and the latest, none of them twice."""
     chosen: dict[str, list[int]] = {name: [] for name in candidates}
     most = count * (2 * reach + 1)  # if all the best stand side by side
@@ -84,8 +93,13 @@ def passages(candidates: Mapping[str, Candidates], count: int = PASSAGES, reach:
         for name, i in peaks:
             if sum(map(len, chosen.values())) < limit and all(abs(i - other) > 2 * reach for other in chosen[name]):
                 chosen[name].append(i)
-    around = [(c.at_ms[max(0, i - reach) : i + reach + 1], name) for name, c in candidates.items() for i in chosen[name]]
-    return [[CarrierKey(camera_id=name, at_ms=int(at)) for at in times] for times, name in around]
+    return [_passage(name, c, slice(max(0, i - reach), i + reach + 1)) for name, c in candidates.items() for i in chosen[name]]
+
+
+def _passage(camera_id: str, candidates: Candidates, part: slice) -> Passage:
+    assert candidates.scores is not None  # else nothing of it is relevant
+    keys = tuple(CarrierKey(camera_id=camera_id, at_ms=int(at)) for at in candidates.at_ms[part])
+    return Passage(keys=keys, score=float(candidates.scores[part].max()))
 
 
 def _in_time(key: CarrierKey) -> tuple[int, str]:

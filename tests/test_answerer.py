@@ -233,9 +233,16 @@ def test_when_a_closer_look_finds_nothing_what_is_answered_from_is_evenly_spread
 
 
 def test_of_what_was_there_often_the_latest_are_answered_from() -> None:
-    often = {float(s): 5.0 for s in range(100, 4900, 100)}
+    often = {float(s + near): 5.0 for s in range(100, 4900, 100) for near in (-1, 0, 1)}
     chosen = looked_closer(Decoder(shows=set(often)), often)
     assert {4800, 4700} <= chosen
+
+
+def test_neither_a_closer_look_nor_relevance_is_believed_alone() -> None:
+    barely, fairly = ({float(s): logit for s in EVENT} for logit in (1.0, 3.0))  # the look's logit, 0.99, is 4.6
+    assert not set(EVENT) & looked_closer(Decoder(shows={1235.0}), barely)
+    assert set(EVENT) <= looked_closer(Decoder(shows={1235.0}), fairly)
+    assert not set(EVENT) & looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 9.0)), "a look at nothing counts against it"
 
 
 def test_without_looking_closer_the_relevant_is_taken_as_it_is() -> None:

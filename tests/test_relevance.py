@@ -1,5 +1,6 @@
 """The head that says which carriers a question is about, on small models: its arithmetic, its file, and what an answer looks at for it."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -37,13 +38,18 @@ def even(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 1e-5)
 
 
+def gelu(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows * (1 + np.vectorize(math.erf)(rows / math.sqrt(2))) / 2
+
+
 def mapped(part: torch.nn.Module, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = {name: each.double().numpy() for name, each in part.state_dict().items()}
-    return even(rows) @ weights["1.weight"].T + weights["1.bias"]
+    first = even(rows) @ weights["1.weight"].T + weights["1.bias"]
+    return gelu(first) @ weights["3.weight"].T + weights["3.bias"] if "3.weight" in weights else first
 
 
 @EVERY_KIND
-def test_vectors_are_the_linear_maps_of_carriers_and_question(kind: str) -> None:
+def test_vectors_are_the_maps_of_carriers_and_question(kind: str) -> None:
     b = backbone(Shape(kind=kind), F32)
     head = head_of(b)
     scan = scan_of(b, head)
@@ -88,10 +94,11 @@ def looking_for(b: Backbone, target: Carrier) -> Relevance:
     """A head to which every question is about one carrier: the more alike another is, the more it is about that too."""
     head = head_of(b)
     like = even(target.kv.reshape(1, -1).astype(np.float64))[0]
-    for part in (head.carrier, head.question):
-        part[1].weight.zero_()
-        part[1].bias.zero_()
+    for layer in (head.carrier[1], head.carrier[3], head.question[1]):
+        layer.weight.zero_()
+        layer.bias.zero_()
     head.carrier[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same carrier, else less
+    head.carrier[3].weight[0, 0] = 1 / gelu(np.ones(1))[0]
     head.question[1].bias[0], head.question[1].bias[-1] = 1000.0, -999.0
     return head
 
