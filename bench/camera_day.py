@@ -111,40 +111,41 @@ def check(store: CarrierStore, tally: Tally) -> None:
         raise Lost(f"{tally.carriers} were written, {len(times)} are there, {sum(each is None for each in read)} of {len(read)} unreadable")
 
 
-def run(model: Model, store: CarrierStore, client: Any, pictures: Iterator[Picture], count: int) -> list[list[object]]:
-    """Rows by part of the time: pictures, carriers, kept whole and repeated, pictures a second, MB of this process and of Redis."""
+def run(model: Model, store: CarrierStore, client: Any, pictures: Iterator[Picture], count: int) -> Iterator[list[object]]:
+    """A row as each part of the time is over: pictures, carriers, whole, repeats, pictures a second, MB of this process and of Redis."""
     day = Day(model, store, time.time_ns() // 1_000_000 - count * 1000)
-    rows: list[list[object]] = []
     for part in track(range(PARTS), description="pushing", console=console):
         began = time.perf_counter()
         some = (part + 1) * count // PARTS - part * count // PARTS
         day.push(islice(pictures, some))
         took, tally = time.perf_counter() - began, day.tally
         redis_mb = client.info("memory")["used_memory"] / 2**20
-        rows.append([tally.pictures, tally.carriers, tally.whole, tally.carriers - tally.whole, some / took, resident_mb(), redis_mb])
+        yield [tally.pictures, tally.carriers, tally.whole, tally.carriers - tally.whole, some / took, resident_mb(), redis_mb]
     day.writer.close(timeout_s=60)
     if day.writer.lost:
         raise Lost(f"{day.writer.lost} carriers were lost on the way")
     check(store, day.tally)
-    return rows
 
 
 def main(
     model: Path = embedded.FOLDER,
     days: Annotated[int, typer.Option(min=1)] = 1,
     quick: Annotated[bool, typer.Option(help="An hour of pictures.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here, after each part.")] = None,
 ) -> None:
     """Print the memory of the process over some days."""
     backbone = Backbone.load(model)
     scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
     still, busy = film()
     count = DAY // 24 if quick else days * DAY
+    columns = ("pictures", "carriers", "whole", "repeats", "pictures a second", "MB of this process", "MB of Redis")
+    rows: list[list[object]] = []
     began = time.perf_counter()
     with server() as url, redis.Redis.from_url(url) as client:
         store = CarrierStore(url, scan.fingerprint, head=scan.head, codec=CODEC)
-        rows = run(scan, store, client, played(still, busy), count)
-    columns = ("pictures", "carriers", "whole", "repeats", "pictures a second", "MB of this process", "MB of Redis")
+        for row in run(scan, store, client, played(still, busy), count):
+            rows.append(row)
+            write(json_file, {"camera_day": [dict(zip(columns, each, strict=True)) for each in rows]})
     resident = [float(str(row[5])) for row in rows]
     notes = [
         f"first {resident[0]:.0f} MB, last {resident[-1]:.0f}, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"

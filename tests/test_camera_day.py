@@ -60,7 +60,7 @@ def with_square(left: int) -> NDArray[np.uint8]:
 def test_every_picture_is_kept_whole_repeated_or_held_back(redis_url: str, raw: Any) -> None:
     store = CarrierStore(redis_url, FINGERPRINT, codec=memory.CODEC)
     still, busy = [[EMPTY] * 60], [[with_square(i * 9) for i in range(60)]]
-    rows = camera_day.run(Numbers(), store, raw, camera_day.played(still, busy), 480)
+    rows = list(camera_day.run(Numbers(), store, raw, camera_day.played(still, busy), 480))
     assert len(rows) == camera_day.PARTS
     pictures, carriers, whole, repeats = rows[-1][:4]
     assert pictures == 480 and carriers == whole + repeats == len(store.times("gate"))  # type: ignore[operator]
