@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core import STILL_S, BadCamera, Camera, Frame
-from pipeline.stillness import CELL, StillGate
+from pipeline.stillness import CELL, StillGate, cells
 from simulator.codec import through_h264
 from simulator.render import render
 from simulator.visits import CAMERAS
@@ -72,3 +72,11 @@ def test_an_empty_site_is_still_through_h264_and_a_busy_one_is_not() -> None:
 def test_a_camera_may_not_be_silent_for_so_long_that_it_is_a_gap() -> None:
     with pytest.raises(BadCamera, match="still_s must be from 0 to 8"):
         Camera(id="gate", uri="rtsp://gate/1", still_s=60)
+
+
+def test_cells_are_mean_colours_and_what_is_left_at_the_edges_is_left_out() -> None:
+    white = np.full((37, 50, 3), 255, np.uint8)
+    white[16:32, 32:48, 1] = np.arange(256).reshape(16, 16)
+    expected = np.full((2, 3, 3), 255.0)
+    expected[1, 2, 1] = 127.5
+    assert np.array_equal(cells(white), expected) and cells(white).dtype == np.float32
