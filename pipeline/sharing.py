@@ -9,6 +9,7 @@ from pipeline.core import Frame
 
 GONE_S = 5.0  # a prefiller that has not come for so long has gone,
 SLOW = 4.0  # or for so many times as long as it was away the last time, if that is longer: a model may be slow
+GRANTS = 1000  # a millisecond, by which terms are counted, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,9 @@ class Sharing:
         self._prefillers: dict[str, _Prefiller] = {}
 
     def begin(self, term: int) -> None:
-        """Grants are numbered from here on."""
+        """Grants are numbered above those of all earlier terms."""
         with self._lock:
-            self._next = max(self._next, term)
+            self._next = max(self._next, term * GRANTS)
 
     def keep_only(self, cameras: Collection[str]) -> None:
         """These are to be shared."""

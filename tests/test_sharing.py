@@ -16,7 +16,7 @@ from pipeline.core import Carrier, CarrierWrite, Frame
 from pipeline.handover import Handover
 from pipeline.ingest import Ingest, Pacing
 from pipeline.prefiller import Prefiller
-from pipeline.sharing import GONE_S, SLOW, Sharing
+from pipeline.sharing import GRANTS, GONE_S, SLOW, Sharing
 from storage.registry import Registry
 from storage.store import CarrierStore
 
@@ -270,9 +270,9 @@ def test_an_ingest_that_begins_anew_grants_above_what_was_granted_before(redis_u
     registry = Registry(redis_url)
     terms = [registry.term() for _ in range(3)]
     assert terms == sorted(set(terms))
-    before, prefilling = sharing_ingest(clock, terms[-1]), Prefilling(redis_url, "prefill")
+    before, prefilling = sharing_ingest(clock, terms[0]), Prefilling(redis_url, "prefill")
     assert prefilling.turn(before, [frame(1000, camera) for camera in CAMERAS]) == sorted(CAMERAS)
-    anew = sharing_ingest(clock, registry.term())
+    anew = sharing_ingest(clock, terms[1])
     another = Prefilling(redis_url, "prefill")  # both were killed
     assert another.turn(anew, [frame(2000, camera) for camera in CAMERAS]) == sorted(CAMERAS)
     assert min(another.prefiller.holding.values()) > max(prefilling.prefiller.holding.values())
@@ -283,7 +283,7 @@ def test_an_ingest_that_begins_anew_grants_above_what_was_granted_before(redis_u
 @pytest.mark.redis
 def test_a_camera_that_is_refused_by_the_store_is_not_given_up(redis_url: str, clock: Clock) -> None:
     stranger = CarrierStore(redis_url, FINGERPRINT)
-    stranger.claim("gate", 52)
+    stranger.claim("gate", 49 * GRANTS + 3)
     ingest, prefilling = sharing_ingest(clock, 49), Prefilling(redis_url, "prefill")
     seen = [prefilling.turn(ingest, [frame(at, "gate")]) for at in range(1000, 6000, 1000)]
     assert seen[0] == [] and seen[-1] == ["gate"], "its numbers have passed the stranger's"
