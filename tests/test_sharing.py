@@ -16,7 +16,7 @@ from pipeline.core import Carrier, CarrierWrite, Frame
 from pipeline.handover import Handover
 from pipeline.ingest import Ingest, Pacing
 from pipeline.prefiller import Prefiller
-from pipeline.sharing import GRANTS, GONE_S, SLOW, Sharing
+from pipeline.sharing import GONE_S, GRANTS, SLOW, Sharing
 from storage.registry import Registry
 from storage.store import CarrierStore
 
