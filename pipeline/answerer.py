@@ -165,10 +165,10 @@ class Answerer:
         if not sets:
             return None
         shown = self._decoder.shown(question, [carriers for _, carriers in sets])
-        sureness = [_logit(score) + _logit(share) for (score, _), share in zip(sets, shown, strict=True)]
-        sure = [(round(each), carriers[-1].key.at_ms, carriers) for each, (_, carriers) in zip(sureness, sets, strict=True) if each >= SURE]
-        sure.sort(key=lambda each: each[:2], reverse=True)
-        return [carrier.key for _, _, carriers in sure for carrier in carriers]
+        found = [(_logit(score) + _logit(share), carriers) for (score, carriers), share in zip(sets, shown, strict=True)]
+        sure = [each for each in found if each[0] >= SURE]
+        sure.sort(key=lambda each: (round(each[0]), each[1][-1].key.at_ms), reverse=True)
+        return [carrier.key for _, carriers in sure for carrier in carriers]
 
     def _scored(self, camera: str, carriers: Candidates, sought: NDArray[np.float32]) -> Candidates:
         """The same with their probabilities; 0 for a carrier without a vector, as if there were none for a camera without any."""
