@@ -140,12 +140,14 @@ def main(
     count = DAY // 24 if quick else days * DAY
     columns = ("pictures", "carriers", "whole", "repeats", "pictures a second", "MB of this process", "MB of Redis")
     rows: list[list[object]] = []
+    figures: list[dict[str, object]] = []
     began = time.perf_counter()
     with server() as url, redis.Redis.from_url(url) as client:
         store = CarrierStore(url, scan.fingerprint, head=scan.head, codec=CODEC)
         for row in run(scan, store, client, played(still, busy), count):
             rows.append(row)
-            write(json_file, {"camera_day": [dict(zip(columns, each, strict=True)) for each in rows]})
+            figures.append(dict(zip(columns, row, strict=True)))
+            write(json_file, {"camera_day": figures})
     resident = [float(str(row[5])) for row in rows]
     notes = [
         f"first {resident[0]:.0f} MB, last {resident[-1]:.0f}, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"
@@ -153,7 +155,7 @@ def main(
         f"{len(still)} still and {len(busy)} busy minutes, {BUSY:.0%} of the time a busy one; {time.perf_counter() - began:.0f} s in all",
     ]
     show(f"{count:,} pictures of one camera", columns, rows, notes)
-    write(json_file, {"camera_day": [dict(zip(columns, row, strict=True)) for row in rows], "notes": notes})
+    write(json_file, {"camera_day": figures, "notes": notes})
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ def _gather(backbone: Backbone, library: Library, sites: range, r: Random) -> tu
     kv = torch.cat([carriers_of(backbone, library, *view) for view in track(views, description="watching")])
     shown = torch.cat([library.subjects(*view).flatten(0, 1) for view in views])
     drawn = [each for site in sites for each in asked(library, site, r)]
-    states = torch.stack([read(backbone, text) for text, _ in drawn])
-    return kv, shown, states, torch.tensor(np.array([meant(about) for _, about in drawn])).float()
+    states = {text: read(backbone, text) for text in dict.fromkeys(text for text, _ in drawn)}
+    asking = torch.stack([states[text] for text, _ in drawn])
+    return kv, shown, asking, torch.tensor(np.array([meant(about) for _, about in drawn])).float()
 
 
 def _loss(head: Relevance, kv: Tensor, shown: Tensor, states: Tensor, about: Tensor) -> tuple[Tensor, Tensor, Tensor]:
