@@ -4,7 +4,7 @@
 
 Held-out sites are filmed and remembered once; a stream of any length is their clips of 48 seconds in random order, all that show
 the subject left out but one, which shows it for at most ten seconds. Half of the questions are about a subject that was never
-there. Long streams repeat clips: the table says how many different seconds a stream has.
+there. A stream longer than all clips repeats them: the table says how many different seconds there are; `--sites 500` are a day's.
 """
 
 import time
@@ -111,7 +111,7 @@ def ask_about(needle: Needle, r: Random) -> Quiz:
 def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random) -> Found:
     """Lay the stream out, choose what to look at, ask, and mark."""
     quiz = ask_about(needle, r)
-    streams = [r.choices(needle.hay, k=length) for _ in range(cameras)]
+    streams = [_stream(needle.hay, length, r) for _ in range(cameras)]
     hidden = r.randrange(length)
     if needle.clip:
         streams[0][hidden] = needle.clip
@@ -129,6 +129,12 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
     asked = Asked(quiz=quiz, watch=watch, carriers=carriers, foreign=[])
     answered = right(scan, asked, carriers, hidden * CLIP_MS / 1000 - watch.shots[0].at)
     return Found(recall=_share(event, keys), even=_share(event, even), right=answered, select_ms=took)
+
+
+def _stream(hay: Sequence[Clip], length: int, r: Random) -> list[Clip]:
+    """Clips in random order, none a second time before all were there once."""
+    rounds = (r.sample(hay, len(hay)) for _ in range(0, length, len(hay)))
+    return [clip for each in rounds for clip in each][:length]
 
 
 def _share(event: Sequence[CarrierKey], keys: Sequence[CarrierKey]) -> float | None:
