@@ -234,7 +234,7 @@ def report_fetches(counts: tuple[int, ...], noise: np.ndarray[Any, Any]) -> dict
 def main(
     still: Annotated[float, typer.Option(help="Share of pictures kept of a still camera: see bench.stillness.")] = 0.128,
     still_whole: Annotated[float, typer.Option(help="Share of them that are kept whole.")] = 0.14,
-    busy: Annotated[float, typer.Option(help="Share of pictures kept of a busy camera.")] = 0.453,
+    busy: Annotated[float, typer.Option(help="Share of pictures kept of a busy camera.")] = 0.567,
     busy_whole: Annotated[float, typer.Option(help="Share of them that are kept whole.")] = 0.92,
     quick: Annotated[bool, typer.Option(help="A twentieth of a day, fewer carriers.")] = False,
     only: Annotated[Part | None, typer.Option(help="One part.")] = None,
