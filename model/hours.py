@@ -28,8 +28,9 @@ from simulator.questions import Quiz, camera, direction, presence, when
 from simulator.visits import CAMERAS, MOVERS
 from simulator.watching import Shot, Subject, Watch
 
-FRAMES, CLIPS = 8, 24
-DRAWN = 240  # clips, of which the most misleading are taken
+SHAPES = ((8, 24), (16, 12))  # frames of a clip, clips
+DRAWN = 960  # clips, of which the most misleading are taken
+ALONE = 0.4  # of what is asked, over one passage, as a closer look at it is
 BUDGETS = (24, 48, 64, 96)  # shots that are looked at
 MOVING = [i for i, (kind, _) in enumerate(SUBJECTS) if kind in MOVERS]
 PHRASES = ("Was there {}?", "When did you last see {}?", "Which way did {} go?")
@@ -53,35 +54,43 @@ def misleading(resembling: Table, told: NDArray[np.float32], r: Random) -> tuple
     `told` [sites, 2, cameras, seconds, subjects]: 1 where a frame shows it, 0 where it does not, NaN where barely.
     """
     sites, mirrors, cameras, seconds, _ = resembling.shape
-    about = r.choice(MOVING)
+    about, (frames, clips) = r.choice(MOVING), r.choice(SHAPES)
     places = {(r.randrange(sites), r.randrange(mirrors), r.randrange(cameras)) for _ in range(DRAWN)}
     shown = [place for place in places if (told[place][:, about] == 1).any()]
     others = [place for place in places if (told[place][:, about] == 0).all()]
     others.sort(key=lambda place: -resembling[place][:, about].max())
-    chosen = [*shown[:1], *others[: CLIPS - len(shown[:1])]]
-    starts = [min(max(0, int(resembling[place][:, about].argmax()) - r.randrange(FRAMES)), seconds - FRAMES) for place in chosen]
-    return Subject(*SUBJECTS[about]), [[*place, *range(at, at + FRAMES)] for place, at in zip(chosen, starts, strict=True)]
+    chosen = [*shown[:1], *others[: clips - len(shown[:1])]]
+    starts = [min(max(0, int(resembling[place][:, about].argmax()) - r.randrange(frames)), seconds - frames) for place in chosen]
+    return Subject(*SUBJECTS[about]), [[*place, *range(at, at + frames)] for place, at in zip(chosen, starts, strict=True)]
 
 
 def hours(clips: Sequence[Sequence[Shot]], subject: Subject, r: Random) -> Iterator[Hours]:
     """Passages of clips equally long, of which only the first may show the subject; again and again, without an end."""
+    frames = len(clips[0])
     while True:
-        order = r.sample(range(len(clips)), len(clips))
-        if r.random() < 0.5:
-            order.remove(0)
+        order = _order(len(clips), r)
         name = r.choice((None, *CAMERAS))  # several cameras, or all as if one's
         room = r.choice(BUDGETS)
         shots: dict[int, Shot] = {}
         for hour, i in enumerate(order):
-            length = r.choice((1, 2, 4, FRAMES))
-            passage = range(FRAMES) if i == 0 else range(start := r.randrange(FRAMES - length + 1), start + length)
-            if i == 0 or len(shots) + len(passage) <= room:
-                shots |= {i * FRAMES + at: _dated(clips[i], at, i, hour, name) for at in passage}
+            length = frames if i == 0 or len(order) == 1 else r.choice((1, 2, 4, frames))
+            start = r.randrange(frames - length + 1)
+            if i == 0 or len(shots) + length <= room:
+                shots |= {i * frames + at: _dated(clips[i], at, i, hour, name) for at in range(start, start + length)}
         yield Hours(
             context=list(shots),
             watch=Watch(list(shots.values())),
             families=tuple(partial(family, pick=lambda *_: subject) for family in (presence, when, camera, direction)),
         )
+
+
+def _order(clips: int, r: Random) -> list[int]:
+    """Which clips are looked at, in order of time: all, or one alone; the first, which may show it, in half of the cases."""
+    others = r.sample(range(1, clips), clips - 1)
+    there = [0] if r.random() < 0.5 else []
+    if r.random() < ALONE:
+        return there or others[:1]
+    return r.sample(there + others, len(there + others))
 
 
 def _dated(clip: Sequence[Shot], at: int, number: int, hour: int, name: str | None) -> Shot:

@@ -33,7 +33,7 @@ from model.probe import Probe
 
 EVIDENCE_LAYER, EVIDENCE_HEADS = 3, (0, 1)  # these are taught to look at what shows the answer
 EVIDENCE_WEIGHT, PROBE_WEIGHT = 0.7, 0.5
-HOURS = 0.4  # of the batches with questions, where it is known what is easily mistaken (`model.hours`)
+HOURS = 0.5  # of the batches with questions, where it is known what is easily mistaken (`model.hours`)
 PROBE_RATE = 0.3  # of the learning rate: the probe's many inputs move together
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
