@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False, width=120)
+console = Console(highlight=False, width=200)  # a terminal folds what is wider; rich would cut it
 
 
 def machine() -> dict[str, str]:
