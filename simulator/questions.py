@@ -14,6 +14,7 @@ from simulator.visits import COLOURS, MOVERS
 from simulator.watching import CLEAR, HINT, PLURALS, Subject, Watch, article, the
 
 NUMBERS = ("none", "one", "two", "three", "four")
+TOGETHER = 1.0  # seconds: where two cameras saw something to within as much, neither saw it last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +215,9 @@ def _last(w: Watch, r: Random, family: str, token: str, templates: tuple[str, ..
     if not evidence:
         return Quiz(family="not seen", text=text, answer=NOT_SEEN, about=(subject,))
     final = w.shots[evidence[-1]]
+    elsewhere = [w.shots[i].at for i in evidence if w.shots[i].camera != final.camera]
+    if family == "camera" and any(final.at - at <= TOGETHER for at in elsewhere):
+        return None
     beside = [i for i in late if any(subject.matches(s) and s.visible >= HINT for s in w.shots[i].sightings)]
     if any(w.shots[i].camera != final.camera for i in beside) or any(w.shots[i].at - final.at > 2.5 for i in beside):
         return None

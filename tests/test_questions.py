@@ -3,7 +3,8 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from random import Random
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.grounding import NOT_SEEN, WHEN, WHERE
 from simulator import questions
 from simulator.questions import FAMILIES, NUMBERS, Quiz, ask, lookalike, presence
 from simulator.visits import CAMERAS
-from simulator.watching import CLEAR, HINT, Shot, Watch, watch
+from simulator.watching import CLEAR, HINT, Shot, Subject, Watch, watch
 from simulator.world import Sighting, Site
 
 # Questions: their words taken apart
@@ -194,6 +195,17 @@ def test_what_lies_half_hidden_is_not_argued_about() -> None:
     bag = Sighting(id="a", kind="bag", colour="", heading=0, x=300, y=330, scale=1, moving=False, visible=(CLEAR + HINT) / 2)
     w = Watch([Shot(camera="gate", at=1.0, sightings=(bag,))])
     assert ask(w, Random(1), questions.left) is None
+
+
+@pytest.mark.parametrize(("apart_s", "answerable"), [(0.0, False), (1.0, False), (1.5, True)])
+def test_what_two_cameras_saw_to_the_same_second_was_last_seen_by_neither(apart_s: float, answerable: bool) -> None:
+    walker = Sighting(id="a", kind="person", colour="yellow", heading=1, x=300, y=330, scale=1, moving=True, visible=1)
+    other, yellow = replace(walker, id="b"), Subject("person", "yellow")
+    shots = [Shot(camera="gate", at=10 - apart_s, sightings=(walker,)), Shot(camera="yard", at=10.0, sightings=(other,))]
+    quiz = ask(Watch([*shots, Shot(camera="gate", at=11.0, sightings=())]), Random(3), partial(questions.camera, pick=lambda *_: yellow))
+    assert (quiz is not None) == answerable
+    if quiz:
+        assert (quiz.answer, quiz.evidence) == (WHERE, (1,))
 
 
 def test_only_what_has_evidence_is_pointed_at() -> None:
