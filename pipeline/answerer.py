@@ -20,7 +20,7 @@ from pipeline.selection import Candidates, joined, passages, probability, select
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
-SURE = 6.0  # from this logit on, odds of 400 to 1, a passage is taken to show what is asked about
+SURE = 8.0  # from this logit on, odds of 3,000 to 1, a passage is taken to show what is asked about
 CERTAIN = 1e-6  # nobody is surer than this short of 0 or 1
 
 

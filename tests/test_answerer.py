@@ -239,7 +239,7 @@ def test_of_what_was_there_often_the_latest_are_answered_from() -> None:
 
 
 def test_neither_a_closer_look_nor_relevance_is_believed_alone() -> None:
-    barely, fairly = ({float(s): logit for s in EVENT} for logit in (1.0, 3.0))  # the look's logit, 0.99, is 4.6
+    barely, fairly = ({float(s): logit for s in EVENT} for logit in (3.0, 4.0))  # the look's logit, 0.99, is 4.6
     assert not set(EVENT) & looked_closer(Decoder(shows={1235.0}), barely)
     assert set(EVENT) <= looked_closer(Decoder(shows={1235.0}), fairly)
     assert not set(EVENT) & looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 9.0)), "a look at nothing counts against it"
