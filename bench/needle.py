@@ -4,7 +4,7 @@
 
 Held-out sites are filmed and remembered once, which takes most of the time; a stream of any length is their clips of 48 seconds in
 random order, all that show the subject left out but one, which shows it for at most ten seconds. Half of the questions are about a
-subject that was never there. Five hundred sites are more than a day of one camera; what is longer repeats clips, which is easier.
+subject that was never there. Five hundred sites are about a day of one camera; what is longer repeats clips, which is easier.
 """
 
 import time

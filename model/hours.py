@@ -86,11 +86,10 @@ def hours(clips: Sequence[Sequence[Shot]], subject: Subject, r: Random) -> Itera
 
 def _order(clips: int, r: Random) -> list[int]:
     """Which clips are looked at, in order of time: all, or one alone; the first, which may show it, in half of the cases."""
-    others = r.sample(range(1, clips), clips - 1)
-    there = [0] if r.random() < 0.5 else []
+    shown, others = [0] if r.random() < 0.5 else [], range(1, clips)
     if r.random() < ALONE:
-        return there or others[:1]
-    return r.sample(there + others, len(there + others))
+        return shown or [r.choice(others)]
+    return r.sample([*shown, *others], len(shown) + len(others))
 
 
 def _dated(clip: Sequence[Shot], at: int, number: int, hour: int, name: str | None) -> Shot:

@@ -215,8 +215,8 @@ def _last(w: Watch, r: Random, family: str, token: str, templates: tuple[str, ..
     if not evidence:
         return Quiz(family="not seen", text=text, answer=NOT_SEEN, about=(subject,))
     final = w.shots[evidence[-1]]
-    elsewhere = [w.shots[i].at for i in evidence if w.shots[i].camera != final.camera]
-    if family == "camera" and any(final.at - at <= TOGETHER for at in elsewhere):
+    together = (w.shots[i] for i in evidence if final.at - w.shots[i].at <= TOGETHER)
+    if family == "camera" and any(shot.camera != final.camera for shot in together):
         return None
     beside = [i for i in late if any(subject.matches(s) and s.visible >= HINT for s in w.shots[i].sightings)]
     if any(w.shots[i].camera != final.camera for i in beside) or any(w.shots[i].at - final.at > 2.5 for i in beside):
