@@ -15,12 +15,11 @@ from pipeline.batching import Decoded, Said
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, ground, moments, pointed, speakable
 from pipeline.rules import Judgement, Standing
-from pipeline.selection import Candidates, joined, passages, probability, select
+from pipeline.selection import PASSAGE, Candidates, joined, passages, probability, select
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
-SURE = 8.0  # from this logit on, odds of 3,000 to 1, a passage is taken to show what is asked about
 CERTAIN = 1e-6  # nobody is surer than this short of 0 or 1
 
 
@@ -157,7 +156,8 @@ class Answerer:
         """Of relevant passages those that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
 
         Of thousands of moments some always look like it. The model takes one of them for it when it sees all of these at once, and
-        seldom when it sees each by itself. Relevance and the look are taken as two witnesses: their odds are multiplied.
+        seldom when it sees each by itself. Relevance and the look are taken as two witnesses: their odds are multiplied. The more there
+        is to choose among, the more they must say.
         """
         around = passages(candidates) if self._decoder.looks else []
         have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage.keys])}
@@ -166,7 +166,8 @@ class Answerer:
             return None
         shown = self._decoder.shown(question, [carriers for _, carriers in sets])
         found = [(_logit(score) + _logit(share), carriers) for (score, carriers), share in zip(sets, shown, strict=True)]
-        sure = [each for each in found if each[0] >= SURE]
+        enough = _enough(sum(len(each.at_ms) for each in candidates.values()))
+        sure = [each for each in found if each[0] >= enough]
         sure.sort(key=lambda each: (round(each[0]), each[1][-1].key.at_ms), reverse=True)
         return [carrier.key for _, carriers in sure for carrier in carriers]
 
@@ -183,6 +184,11 @@ class Answerer:
 
     def _fetch(self, keys: Sequence[CarrierKey]) -> list[Carrier]:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
+
+
+def _enough(carriers: int) -> float:
+    """The logit that outweighs how unlikely it is of any one passage of so many carriers, where one of them shows it as likely as not."""
+    return math.log(max(1.0, carriers / PASSAGE))
 
 
 def _logit(probability: float) -> float:

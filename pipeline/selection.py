@@ -16,6 +16,7 @@ SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
 RELEVANT = 0.5  # a score from here on says: it shows what is asked about
 NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, what was found or scores highest, the latest relevant
 PASSAGES, REACH = 8, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
+PASSAGE = 2 * REACH + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -212,9 +212,9 @@ def test_an_event_of_three_carriers_among_thousands_is_looked_at() -> None:
     assert set(looked_at(memory, between(1000, 2000))) >= set(EVENT)
 
 
-def looked_closer(decoder: Decoder, shown: dict[float, float], budget: int = 64) -> set[float]:
+def looked_closer(decoder: Decoder, shown: dict[float, float], budget: int = 64, when: TimeRange | None = None) -> set[float]:
     memory = Memory({"gate": DAY}, shown={"gate": {s: shown.get(s, -9.0) for s in DAY}})
-    answerer(decoder, memory, budget=budget).answer(Question(text="?"))
+    answerer(decoder, memory, budget=budget).answer(Question(text="?", when=when))
     return {(key.at_ms - T0) / 1000 for key in decoder.asked[0][1]}
 
 
@@ -239,10 +239,16 @@ def test_of_what_was_there_often_the_latest_are_answered_from() -> None:
 
 
 def test_neither_a_closer_look_nor_relevance_is_believed_alone() -> None:
-    barely, fairly = ({float(s): logit for s in EVENT} for logit in (3.0, 4.0))  # the look's logit, 0.99, is 4.6
+    barely, fairly = ({float(s): logit for s in EVENT} for logit in (1.0, 2.0))  # the look's logit, 0.99, is 4.6
     assert not set(EVENT) & looked_closer(Decoder(shows={1235.0}), barely)
     assert set(EVENT) <= looked_closer(Decoder(shows={1235.0}), fairly)
     assert not set(EVENT) & looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 9.0)), "a look at nothing counts against it"
+
+
+def test_the_more_there_is_to_choose_among_the_more_it_takes_to_be_believed() -> None:
+    barely = dict.fromkeys(map(float, EVENT), 1.0)
+    assert set(EVENT) <= looked_closer(Decoder(shows={1235.0}), barely, when=between(1000, 2000))
+    assert not set(EVENT) & looked_closer(Decoder(shows={1235.0}), barely)
 
 
 def test_without_looking_closer_the_relevant_is_taken_as_it_is() -> None:
