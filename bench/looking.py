@@ -43,16 +43,20 @@ class Remembered:
         return Answerer(scan, self, lambda: list(self.times), budget=budget, recent=scan.recent).wanted(question, self.times)
 
 
+def vectors(carriers: Sequence[Carrier]) -> Numbers:
+    """What the relevance of new carriers is scored on [carriers, VECTOR], by a model that can tell."""
+    return np.stack([carrier.vector for carrier in carriers if carrier.vector is not None])
+
+
 def looked_at(scan: VideoScan, question: str, carriers: Sequence[Carrier], budget: int | None = None) -> list[Carrier]:
     """Of carriers in order of time those that fit the budget (None: the model's), as the product chooses them."""
     budget = budget or scan.budget
     if len(carriers) <= budget:
         return list(carriers)
     own = {camera: [c for c in carriers if c.key.camera_id == camera] for camera in {c.key.camera_id for c in carriers}}
-    vectors = {camera: scan.vectors(each) for camera, each in own.items()}
     memory = Remembered(
         times={camera: np.array([c.key.at_ms for c in each], np.int64) for camera, each in own.items()},
-        scored={camera: each for camera, each in vectors.items() if each is not None},
+        scored={camera: vectors(each) for camera, each in own.items() if each[0].vector is not None},
         carrier={carrier.key: carrier for carrier in carriers}.__getitem__,
     )
     chosen = set(memory.wanted(scan, question, budget))

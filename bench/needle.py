@@ -23,7 +23,7 @@ from rich.progress import track
 
 from bench.accuracy import Asked, remember, right
 from bench.held_out import SECONDS, frames
-from bench.looking import Remembered
+from bench.looking import Remembered, vectors
 from bench.report import console, show, write
 from model import embedded, relevance
 from model.backbone import Backbone
@@ -83,7 +83,7 @@ def pool(scan: VideoScan, sites: int) -> list[Clip]:
         for camera, carriers in remember(scan, frames(seed, scan.backbone.vision.image_size)).items():
             truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
             at_ms = np.array([c.key.at_ms - carriers[0].key.at_ms for c in carriers], np.int64)
-            clips.append(Clip(at_ms=at_ms, carriers=carriers, vectors=_had(scan.vectors(carriers)), truth=truth))
+            clips.append(Clip(at_ms=at_ms, carriers=carriers, vectors=vectors(carriers), truth=truth))
     return clips
 
 
@@ -139,11 +139,6 @@ def _stream(hay: Sequence[Clip], length: int, r: Random) -> list[Clip]:
 
 def _share(event: Sequence[CarrierKey], keys: Sequence[CarrierKey]) -> float | None:
     return sum(key in keys for key in event) / len(event) if event else None
-
-
-def _had(vectors: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    assert vectors is not None  # `main` refuses a model without a head
-    return vectors
 
 
 def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:

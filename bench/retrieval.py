@@ -21,6 +21,7 @@ from rich.progress import track
 
 from bench.accuracy import remember
 from bench.held_out import frames
+from bench.looking import vectors
 from bench.report import console, show, write
 from model import embedded, relevance
 from model.backbone import Backbone
@@ -46,13 +47,11 @@ class Seen:
 
 def watched(scan: VideoScan, seed: int) -> Seen:
     """Every picture of a held-out site."""
-    vectors, shots = [], []
+    scored, shots = [], []
     for camera, carriers in remember(scan, frames(seed, scan.backbone.vision.image_size)).items():
-        made = scan.vectors(carriers)
-        assert made is not None  # both have a head
-        vectors.append(made)
+        scored.append(vectors(carriers))
         shots += watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]}).shots
-    return Seen(vectors=np.concatenate(vectors), shots=shots)
+    return Seen(vectors=np.concatenate(scored), shots=shots)
 
 
 def together(parts: Sequence[Seen]) -> Seen:

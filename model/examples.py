@@ -80,9 +80,11 @@ class Library:
         """All of a site's features [cameras, seconds, patches, width]."""
         return self._features[site, mirrored].float()
 
-    def subjects(self, site: int, mirrored: int = 0) -> Tensor:
-        """What all of a site's frames show [cameras, seconds, SUBJECTS]: 1, 0 or, where barely, NaN."""
-        return self._told[site, mirrored, ..., : len(SUBJECTS)]
+    def drawn(self, sites: range, count: int) -> tuple[Tensor, Tensor]:
+        """Random frames of some sites: features [count, patches, width], and what they show [count, SUBJECTS], as in `showing`."""
+        features, told = (each[sites.start : sites.stop].flatten(0, 3) for each in (self._features, self._told))
+        some = torch.randint(len(features), (count,))
+        return features[some].float(), told[some, : len(SUBJECTS)]
 
     def told(self, batch: "Batch") -> Tensor:
         """What the probe is to read [clips, frames, ...]; in a clip's first frame, not which way people walk."""

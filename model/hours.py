@@ -108,7 +108,6 @@ def subjects(backbone: Backbone, head: Relevance) -> torch.Tensor:
 def main(footage: Path, folder: Path, out: Path) -> None:
     """Write the table."""
     from model.examples import Library
-    from model.train_relevance import carriers_of
 
     backbone = Backbone.load(folder)
     head = load(backbone, folder)
@@ -117,8 +116,9 @@ def main(footage: Path, folder: Path, out: Path) -> None:
     sought = subjects(backbone, head)
     table: list[Any] = []
     for site in track(range(len(library)), description="watching"):
-        both = [(head.carriers(carriers_of(backbone, library, site, mirrored)) @ sought.T).half() for mirrored in (0, 1)]
-        table.append(torch.stack(both).unflatten(1, (len(CAMERAS), -1)).numpy())
+        both = torch.stack([library.footage(site, mirrored) for mirrored in (0, 1)])
+        vectors = head.frames(backbone.project(both.flatten(0, 2))).unflatten(0, both.shape[:3])
+        table.append((vectors @ sought.T).half().numpy())
     np.save(out, np.stack(table))
 
 

@@ -1,13 +1,14 @@
 """Which of very many carriers may show what a question is about: the dot product of two short vectors, one each.
 
-The carrier's vector is made once, at prefill, from its keys and values before rotary embedding, so it knows no position; the
-question's from the language model's reading of the question alone. Their product is the logit of "it is to be seen there".
-`model.train_relevance` trains a model's head, after the model and without changing it.
+The carrier's vector is made once, at prefill, from its frame's visual tokens, which are there for the last time: their mean, and so the
+carrier, knows less of what is small. The question's is made from the language model's reading of the question alone. Their product is
+the logit of "it is to be seen there". `model.train_relevance` trains a model's head, after the model and without changing it.
 """
 
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -18,13 +19,13 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from model.arrays import to_numpy, to_tensor
+from model.arrays import to_numpy
 from model.backbone import Backbone
 from model.context import causal
 from pipeline.core import VECTOR, Carrier
 
 FILE = "relevance.safetensors"
-WITHIN = 512  # numbers between the two layers of the carrier's side
+WITHIN = 256  # numbers between the layers of the carrier's side
 
 
 class Head(Protocol):
@@ -34,29 +35,29 @@ class Head(Protocol):
     def digest(self) -> str:
         """Names it: vectors of another mean nothing to its questions."""
 
-    def vectors(self, backbone: Backbone, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
-        """Of each carrier [carriers, VECTOR]."""
+    def vectors(self, backbone: Backbone, tokens: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+        """Of each carrier [carriers, VECTOR], made of a frame with these visual tokens [carriers, tokens, width]."""
 
     def sought(self, backbone: Backbone, question: str) -> NDArray[np.float32]:
         """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there."""
 
 
 class Relevance(nn.Module):
-    """Two maps into one small space: a question's is linear; a carrier's is not, as it must tell which colour goes with which kind."""
+    """Two maps into one small space, of a question and of a visual token; neither is linear, as a colour goes with a kind.
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, hidden: int) -> None:
+    Of a frame's tokens the largest of each number counts, as what is asked about may stand anywhere, and be small.
+    """
+
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        width = layers * 2 * kv_heads * head_dim
-        self.carrier = nn.Sequential(
-            nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, WITHIN), nn.GELU(), nn.Linear(WITHIN, VECTOR - 1)
-        )
-        self.question = nn.Sequential(nn.LayerNorm(2 * hidden, elementwise_affine=False), nn.Linear(2 * hidden, VECTOR))
+        self._hidden = hidden
+        self.token = _map(hidden, WITHIN, WITHIN, VECTOR - 1)
+        self.question = _map(2 * hidden, WITHIN, VECTOR)
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Relevance":
         """An untrained head of the right size."""
-        spec = backbone.spec
-        return cls(spec.layers, spec.kv_heads, spec.head_dim, spec.hidden)
+        return cls(backbone.hidden)
 
     @cached_property
     def digest(self) -> str:
@@ -66,23 +67,31 @@ class Relevance(nn.Module):
             told.update(name.encode() + tensor.cpu().numpy().tobytes())
         return told.hexdigest()[:16]
 
-    def vectors(self, backbone: Backbone, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+    def vectors(self, backbone: Backbone, tokens: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
         """See `Head`."""
-        kv = to_tensor(np.stack([carrier.kv for carrier in carriers]), backbone.device, torch.float32)
-        return to_numpy(self.carriers(kv))
+        return to_numpy(self.frames(tokens))
 
     def sought(self, backbone: Backbone, question: str) -> NDArray[np.float32]:
         """See `Head`."""
         return to_numpy(self.questions(read(backbone, question)[None])[0])
 
-    def carriers(self, kv: Tensor) -> Tensor:
-        """kv [n, layers, 2, kv_heads, head_dim] to vectors [n, VECTOR]; the last entry is 1 and takes the question's bias."""
-        return nn.functional.pad(self.carrier(kv.flatten(1).float()), (0, 1), value=1.0)
+    def frames(self, tokens: Tensor) -> Tensor:
+        """Visual tokens [n, tokens, width] to vectors [n, VECTOR]; the last entry is 1 and takes the question's bias."""
+        own = tokens[..., : self._hidden].float()  # what goes to deeper layers stands behind it
+        return nn.functional.pad(self.token(own).amax(1), (0, 1), value=1.0)
 
     def questions(self, states: Tensor) -> Tensor:
         """What `read` gave [n, 2 * hidden] to vectors [n, VECTOR]."""
         vectors: Tensor = self.question(states)
         return vectors
+
+
+def _map(*widths: int) -> nn.Sequential:
+    """Layers between numbers of such widths, over what has mean 0 and variance 1."""
+    layers: list[nn.Module] = [nn.LayerNorm(widths[0], elementwise_affine=False)]
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
 
 
 @torch.inference_mode()

@@ -1,14 +1,14 @@
 """Trains the head that says which carriers a question is about, after the model and without changing it.
 
-    python -m model.train_relevance .cache/footage model/embedded --minutes 8
+    python -m model.train_relevance .cache/footage model/embedded --minutes 10
 
-It takes simulated sites and their mirror images, whose truth is known: what each carrier shows, and what each question is about.
+It takes simulated sites and their mirror images, whose truth is known: what each frame shows, and what each question is about.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from model.backbone import Backbone
-from model.context import clip_pass
 from model.examples import Library
 from model.probe import SUBJECTS
 from model.relevance import FILE, Relevance, read
@@ -28,13 +27,9 @@ from simulator.questions import FAMILIES, ask
 from simulator.visits import CAMERAS
 from simulator.watching import Subject, Watch
 
-
-@torch.inference_mode()
-def carriers_of(backbone: Backbone, library: Library, site: int, mirrored: int = 0) -> Tensor:
-    """The carriers of a site's cameras [cameras * seconds, layers, 2, kv_heads, head_dim], each camera one clip."""
-    features = library.footage(site, mirrored)
-    made = clip_pass(backbone, backbone.project(features.flatten(0, 1)).unflatten(0, features.shape[:2]))
-    return torch.stack((made.keys, made.values)).permute(2, 4, 1, 0, 3, 5).flatten(0, 1)
+RATE = 2e-3
+FRAMES, ASKED = 512, 128  # of a step
+CHECKED = 8192  # frames
 
 
 def asked(library: Library, site: int, r: Random) -> list[tuple[str, tuple[Subject, ...]]]:
@@ -50,52 +45,68 @@ def meant(about: tuple[Subject, ...]) -> NDArray[np.bool_]:
     return np.array([any(s.kind == kind and s.colour in ("", colour) for s in about) for kind, colour in SUBJECTS])
 
 
-def _gather(backbone: Backbone, library: Library, sites: range, r: Random) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Carriers, what they show (NaN: barely), questions as read, and what they are about."""
-    views = [(site, mirrored) for site in sites for mirrored in (0, 1)]
-    kv = torch.cat([carriers_of(backbone, library, *view) for view in track(views, description="watching")])
-    shown = torch.cat([library.subjects(*view).flatten(0, 1) for view in views])
-    drawn = [each for site in sites for each in asked(library, site, r)]
-    states = {text: read(backbone, text) for text in dict.fromkeys(text for text, _ in drawn)}
-    asking = torch.stack([states[text] for text, _ in drawn])
-    return kv, shown, asking, torch.tensor(np.array([meant(about) for _, about in drawn])).float()
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Questions:
+    """Questions as read [n, 2 * hidden], and which of SUBJECTS each is about [n, SUBJECTS], 1 or 0."""
+
+    states: Tensor
+    about: Tensor
+
+    @classmethod
+    def over(cls, backbone: Backbone, library: Library, sites: range, r: Random) -> "Questions":
+        """What some sites give cause for."""
+        drawn = [each for site in track(sites, description="asking") for each in asked(library, site, r)]
+        states = {text: read(backbone, text) for text in dict.fromkeys(text for text, _ in drawn)}
+        about = torch.tensor(np.array([meant(about) for _, about in drawn])).float()
+        return cls(states=torch.stack([states[text] for text, _ in drawn]), about=about)
+
+    def drawn(self, count: int) -> "Questions":
+        """Some of them."""
+        some = torch.randint(len(self.states), (count,))
+        return Questions(states=self.states[some], about=self.about[some])
 
 
-def _loss(head: Relevance, kv: Tensor, shown: Tensor, states: Tensor, about: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    logits = head.questions(states) @ head.carriers(kv).T
-    truth = about @ (shown == 1).float().T > 0
-    arguable = (about @ shown.isnan().float().T > 0) & ~truth
+def _loss(head: Relevance, tokens: Tensor, shown: Tensor, questions: Questions) -> tuple[Tensor, Tensor, Tensor]:
+    logits = head.questions(questions.states) @ head.frames(tokens).T
+    truth = questions.about @ (shown == 1).float().T > 0
+    arguable = (questions.about @ shown.isnan().float().T > 0) & ~truth
     loss = binary_cross_entropy_with_logits(logits, truth.float(), reduction="none")
     return (loss * ~arguable).sum() / (~arguable).sum(), logits, truth
 
 
-def main(footage: Path, folder: Path, minutes: float = 8, sites: int | None = None) -> None:
+def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = None) -> None:
     """Train a model's head on simulated sites, all that there are or so many, and save it beside the weights; the last tenth checks it."""
     backbone = Backbone.load(folder)
     library = Library(footage, backbone, sites)
-    r = Random("relevance")
-    split = len(library) * 9 // 10
-    taught = _gather(backbone, library, range(split), r)
-    checked = _gather(backbone, library, range(split, len(library)), r)
+    r, split = Random("relevance"), len(library) * 9 // 10
+    taught, checked = range(split), range(split, len(library))
+    questions, checks = (Questions.over(backbone, library, each, r) for each in (taught, checked))
+    features, shown = library.drawn(checked, CHECKED)
+    unseen = _tokens(backbone, features), shown
     head = Relevance.of(backbone)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=0.05)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        some, few = torch.randint(len(taught[0]), (1024,)), torch.randint(len(taught[2]), (256,))
-        loss, *_ = _loss(head, taught[0][some], taught[1][some], taught[2][few], taught[3][few])
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - done)
+        features, shown = library.drawn(taught, FRAMES)
+        loss, *_ = _loss(head, _tokens(backbone, features), shown, questions.drawn(ASKED))
+        optimiser.param_groups[0]["lr"] = RATE * (1 - done)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         step += 1
-        if step % 500 == 0:
-            print(f"{done:.0%} step {step} loss {loss.item():.4f} {_check(head, *checked)}", flush=True)
+        if step % 250 == 0:
+            print(f"{done:.0%} step {step} loss {loss.item():.4f} {_check(head, *unseen, checks)}", flush=True)
     save_model(head, str(folder / FILE))
 
 
+@torch.no_grad()
+def _tokens(backbone: Backbone, features: Tensor) -> Tensor:
+    return backbone.project(features)
+
+
 @torch.inference_mode()
-def _check(head: Relevance, *checked: Any) -> str:
-    loss, logits, truth = _loss(head, *checked)
+def _check(head: Relevance, tokens: Tensor, shown: Tensor, questions: Questions) -> str:
+    loss, logits, truth = _loss(head, tokens, shown, questions)
     found = (logits[truth] > 0).float().mean()
     false = (logits[~truth] > 0).float().mean()
     return f"held-out loss {loss:.4f}, of the relevant found {found:.3f}, of the others {false:.5f}"

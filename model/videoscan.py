@@ -1,7 +1,7 @@
 """VideoScan (arXiv 2503.09387): each frame becomes one semantic carrier; questions are answered from carriers alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,11 @@ class VideoScan:
         embeddings = tokens.mean(1)[:, : self.backbone.hidden]
         means = embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings  # to be numbers, in numpy too
         parts = zip(frames, to_numpy(means), kv, _patches(made), strict=True)
-        return [self._carrier(*part) for part in parts]
-
-    @torch.inference_mode()
-    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
-        """What the relevance of carriers is scored on [carriers, VECTOR]; None without a head."""
-        return None if self._relevance is None else self._relevance.vectors(self.backbone, carriers)
+        carriers = [self._carrier(*part) for part in parts]
+        if self._relevance is None:
+            return carriers
+        vectors = self._relevance.vectors(self.backbone, tokens, carriers)
+        return [replace(carrier, vector=vector) for carrier, vector in zip(carriers, vectors, strict=True)]
 
     @torch.inference_mode()
     def sought(self, question: str) -> NDArray[np.float32] | None:

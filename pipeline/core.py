@@ -130,7 +130,8 @@ class Carrier:
     """One frame's semantic carrier (arXiv 2503.09387, 3.2): the unit of put, select and evict.
 
     `embedding` [hidden] is the mean of the frame's visual tokens. `kv` [layers, 2, kv_heads, head_dim] holds the carrier
-    token's keys BEFORE rotary embedding (index 0) and values (index 1) of every layer.
+    token's keys BEFORE rotary embedding (index 0) and values (index 1) of every layer. `vector` [VECTOR] is what its relevance is
+    scored on; kept apart (docs/format.md), it does not come back with what is read from a store.
     """
 
     key: CarrierKey
@@ -139,6 +140,7 @@ class Carrier:
     embedding: NDArray[Any]  # float16 or float32
     kv: NDArray[Any]  # float16, float32 or BFLOAT16
     patches: Patches | None = None  # None: its model keeps none, or they are forgotten
+    vector: NDArray[np.float32] | None = None  # None: its model has no head for relevance, or it was read from a store
 
     @property
     def nbytes(self) -> int:
@@ -180,7 +182,6 @@ class CarrierWrite:
     picture: bytes = field(repr=False)  # JPEG
     live: tuple[int, ...]  # at_ms of the camera's live memory after this carrier
     claim: Claim | None = None  # None: nobody else writes this camera
-    vector: NDArray[np.float32] | None = None  # [VECTOR]; None: its model has no head for relevance
     repeats: int | None = None  # at_ms of an earlier one that shows the same: where that is kept, it stands for this one as well
 
 

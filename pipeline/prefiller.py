@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core import Carrier, CarrierWrite, Claim, Frame, StoreUnavailable, Superseded
@@ -38,9 +36,6 @@ class Model(Protocol):
 
     def prefill(self, frames: Sequence[Frame], memories: Sequence[LiveMemory]) -> list[Carrier]:
         """One carrier a frame."""
-
-    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
-        """What the relevance of each is scored on [carriers, VECTOR]; None for a model that cannot tell."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,14 +83,13 @@ class Prefiller:
         if not fresh:
             return []
         carriers = self._model.prefill([frame for frame, _ in fresh], [camera.memory for _, camera in fresh])
-        vectors = self._model.vectors(carriers)
-        for (frame, camera), carrier, vector in zip(fresh, carriers, [None] * len(fresh) if vectors is None else vectors, strict=True):
+        for (frame, camera), carrier in zip(fresh, carriers, strict=True):
             repeats = camera.unchanged.since(frame)
             if repeats is None:
                 camera.memory.add(carrier)
             camera.newest_ms = frame.captured_ms
             live = tuple(kept.key.at_ms for kept in camera.memory.carriers)
-            write = CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim, vector=vector, repeats=repeats)
+            write = CarrierWrite(carrier=carrier, picture=jpeg(frame), live=live, claim=camera.claim, repeats=repeats)
             self._write(write)
         return carriers
 

@@ -85,10 +85,12 @@ class CarrierStore:
         for write in writes:
             if write.carrier.fingerprint != self._fingerprint:
                 raise BadCarrier(BadReason.FINGERPRINT)
-            vector = None if self._vectors is None or write.vector is None else self._vectors.record(write.carrier.key, write.vector)
-            cameras[write.carrier.key.camera_id].append(_Encoded(write, self._codec.encode(write.carrier), vector))
+            cameras[write.carrier.key.camera_id].append(_Encoded(write, self._codec.encode(write.carrier), self._record(write.carrier)))
         for camera_id, encoded in cameras.items():
             self._put_camera(camera_id, encoded)
+
+    def _record(self, carrier: Carrier) -> tuple[str, bytes] | None:
+        return None if self._vectors is None or carrier.vector is None else self._vectors.record(carrier.key, carrier.vector)
 
     def _put_camera(self, camera_id: str, encoded: list[_Encoded]) -> None:
         index, pictures = keys.index(camera_id, self._fingerprint), keys.pictures(camera_id)

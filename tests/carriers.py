@@ -40,7 +40,12 @@ def vector(at_ms: int) -> NDArray[np.float32]:
 
 def telling(at_ms: int, camera_id: str = "dock", **more: Any) -> CarrierWrite:
     """A write with a vector."""
-    return replace(write(at_ms, camera_id, **more), vector=vector(at_ms))
+    return saying(write(at_ms, camera_id, **more), vector(at_ms))
+
+
+def saying(write: CarrierWrite, vector: NDArray[np.float32]) -> CarrierWrite:
+    """The same, of a carrier with that vector."""
+    return replace(write, carrier=replace(write.carrier, vector=vector))
 
 
 def key(at_ms: int, camera_id: str = "dock") -> CarrierKey:

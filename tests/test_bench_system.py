@@ -88,9 +88,9 @@ def test_cost_is_split_by_stage_and_the_limit_is_named() -> None:
     }
     cpu_s = {"ingest": 0.4, "prefill": 1.6, "redis": 0.08, "cameras": 0.8, "ray": 0.2, "decode": 0.2}
     level = scale.Level(cameras=8, seconds=10, lags=[0.1] * 80, metrics=metrics, cpu_s=cpu_s, busy_s=4.28, refused="")
-    alone = {"vision": 0.004, "LLM": 0.008, "picture, vector": 0.002, "store": 0.001}
+    alone = {"vision": 0.004, "LLM": 0.008, "picture": 0.002, "store": 0.001}
     told = dict(zip(scale.COSTS, level.costs(alone), strict=True))
-    expected = {"ingest": 5.0, "vision": 4.0, "LLM": 8.0, "picture, vector": 2.0, "store": 1.0, "rest of prefill": 5.0}
+    expected = {"ingest": 5.0, "vision": 4.0, "LLM": 8.0, "picture": 2.0, "store": 1.0, "rest of prefill": 5.0}
     expected |= {"Redis": 1.0, "Ray, API, decode": 5.0, "all": 31.0, "simulated cameras": 10.0}
     assert {name: told[name] for name in expected} == pytest.approx(expected)
     told = dict(zip(scale.COLUMNS, level.row(), strict=True))

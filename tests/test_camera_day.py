@@ -40,9 +40,6 @@ class Numbers:
     def prefill(self, frames: Sequence[Frame], memories: Sequence[LiveMemory]) -> list[Carrier]:
         return [_carrier(frame) for frame in frames]
 
-    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
-        return None
-
 
 def _carrier(frame: Frame) -> Carrier:
     key = CarrierKey(camera_id=frame.camera_id, at_ms=frame.captured_ms)

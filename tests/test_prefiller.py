@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from model.memory import LiveMemory
@@ -39,9 +38,6 @@ class Model:
     def memory(self, carriers: Sequence[Carrier] = ()) -> LiveMemory:
         return LiveMemory(LIMIT, carriers)
 
-    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
-        return np.stack([np.full(VECTOR, c.key.at_ms, np.float32) for c in carriers]) if self.has_head else None
-
     def prefill(self, frames: Sequence[Frame], memories: Sequence[Remembers]) -> list[Carrier]:
         if self.fails:
             raise RuntimeError("out of memory")
@@ -55,6 +51,7 @@ class Model:
                 span=TimeRange(start_ms=f.captured_ms, end_ms=f.captured_ms),
                 embedding=f.image.mean((0, 1), dtype=np.float32),
                 kv=np.array([len(m.carriers)], np.float32),
+                vector=np.full(VECTOR, f.captured_ms, np.float32) if self.has_head else None,
             )
             for f, m in pairs
         ]
@@ -94,10 +91,10 @@ def test_each_carrier_is_written_with_its_own_vector_or_with_none_by_a_model_wit
     model, store = Model(), Store()
     prefiller = store.start(model)
     prefiller.step([frame(10, "gate"), frame(11, "dock")])
-    assert [w.vector[0] for w in store.writes if w.vector is not None] == [10, 11]
+    assert [w.carrier.vector[0] for w in store.writes if w.carrier.vector is not None] == [10, 11]
     model.has_head = False
     prefiller.step([frame(20, "gate")])
-    assert store.writes[-1].vector is None
+    assert store.writes[-1].carrier.vector is None
 
 
 def test_stale_frames_are_counted_and_skipped_and_hold_up_no_other() -> None:

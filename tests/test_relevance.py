@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,14 @@ import torch
 from carriers import Watched
 from numpy.typing import NDArray
 from safetensors.torch import save_model
-from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, kv, off, stream
+from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, off, stream
 
 from model import relevance
 from model.backbone import Backbone
 from model.relevance import Relevance
 from model.videoscan import VideoScan
 from pipeline.answerer import Answerer
-from pipeline.core import Carrier, Question
+from pipeline.core import Carrier, Frame, Question
 from pipeline.prefiller import Prefiller
 
 QUESTION = "Was there a red car?"
@@ -44,18 +45,26 @@ def gelu(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def mapped(part: torch.nn.Module, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     weights = {name: each.double().numpy() for name, each in part.state_dict().items()}
-    first = even(rows) @ weights["1.weight"].T + weights["1.bias"]
-    return gelu(first) @ weights["3.weight"].T + weights["3.bias"] if "3.weight" in weights else first
+    layers = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    rows = even(rows)
+    for layer in layers:
+        rows = (rows if layer == layers[0] else gelu(rows)) @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+    return rows
+
+
+def vectors(carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+    return np.stack([carrier.vector for carrier in carriers if carrier.vector is not None])
 
 
 @EVERY_KIND
-def test_vectors_are_the_maps_of_carriers_and_question(kind: str) -> None:
+def test_vectors_are_the_maps_of_visual_tokens_and_question(kind: str) -> None:
     b = backbone(Shape(kind=kind), F32)
     head = head_of(b)
     scan = scan_of(b, head)
-    carriers, _ = stream(scan, frames(6))
-    ones = np.ones((6, 1))
-    assert off(scan.vectors(carriers), np.hstack((mapped(head.carrier, kv(carriers).reshape(6, -1)), ones))) < bound(F32)
+    carriers, _ = stream(scan, film := frames(6))
+    seen = b.see([frame.image for frame in film])[..., : b.hidden].double().numpy()
+    largest = np.stack([mapped(head.token, tokens).max(0) for tokens in seen])
+    assert off(vectors(carriers), np.hstack((largest, np.ones((6, 1))))) < bound(F32)
     words = torch.tensor([[*b.prefix, *b.suffix(QUESTION)]])
     states = b.net.model.language_model(inputs_embeds=b.embed(words)).last_hidden_state[0].double().numpy()  # as transformers reads it
     read = np.concatenate((states[-1], states[len(b.prefix) :].mean(0)))
@@ -65,7 +74,7 @@ def test_vectors_are_the_maps_of_carriers_and_question(kind: str) -> None:
 def test_a_model_without_a_head_says_so() -> None:
     scan = scan_of(backbone(ONE, F32), None)
     carriers, _ = stream(scan, frames(2))
-    assert (scan.head, scan.vectors(carriers), scan.sought(QUESTION)) == (None, None, None)
+    assert (scan.head, [c.vector for c in carriers], scan.sought(QUESTION)) == (None, [None, None], None)
 
 
 def test_a_head_is_named_by_its_weights_and_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -77,10 +86,10 @@ def test_a_head_is_named_by_its_weights_and_comes_back_from_its_file(tmp_path: P
     assert again is not None and again.digest == head.digest != head_of(b, seed=1).digest
     scan = scan_of(b, again)
     assert scan.head == head.digest
-    carriers, _ = stream(scan, frames(2))
-    assert np.array_equal(scan.vectors(carriers), scan_of(b, head).vectors(carriers))
+    before, after = (vectors(stream(each, frames(2))[0]) for each in (scan_of(b, head), scan))
+    assert np.array_equal(before, after)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        relevance.load(backbone(Shape(layers=3), F32), tmp_path)
+        relevance.load(backbone(Shape(kv_heads=3), F32), tmp_path)
 
 
 def test_serving_needs_no_training_code() -> None:
@@ -90,23 +99,23 @@ def test_serving_needs_no_training_code() -> None:
     assert not {name for name in found if name.startswith(("simulator", "typer")) or name in ("model.examples", "model.train_relevance")}
 
 
-def looking_for(b: Backbone, target: Carrier) -> Relevance:
-    """A head to which every question is about one carrier: the more alike another is, the more it is about that too."""
+def looking_for(b: Backbone, target: Frame) -> Relevance:
+    """A head to which every question is about one frame: the more alike a token is to its first, the more its frame is about that too."""
     head = head_of(b)
-    like = even(target.kv.reshape(1, -1).astype(np.float64))[0]
-    for layer in (head.carrier[1], head.carrier[3], head.question[1]):
+    like = even(b.see([target.image])[0, :1, : b.hidden].double().numpy())[0]
+    for layer in (head.token[1], head.token[3], head.token[5], head.question[1], head.question[3]):
         layer.weight.zero_()
         layer.bias.zero_()
-    head.carrier[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same carrier, else less
-    head.carrier[3].weight[0, 0] = 1 / gelu(np.ones(1))[0]
-    head.question[1].bias[0], head.question[1].bias[-1] = 1000.0, -999.0
+    head.token[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same token, else less
+    head.token[3].weight[0, 0] = head.token[5].weight[0, 0] = 1 / gelu(np.ones(1))[0]
+    head.question[3].bias[0], head.question[3].bias[-1] = 1000.0, -999.0
     return head
 
 
 @pytest.mark.redis
 def test_what_is_prefilled_is_looked_at_by_its_relevance(redis_url: str) -> None:
     b, film = backbone(ONE, F32), frames(60)
-    scan = scan_of(b, looking_for(b, stream(scan_of(b, None), film)[0][23]))
+    scan = scan_of(b, looking_for(b, film[23]))
     store = Watched(redis_url, scan.fingerprint, head=scan.head)
     prefiller = Prefiller(scan, store.live, lambda write: store.put([write]), store.claim)
     for each in film:

@@ -194,9 +194,6 @@ class Real(Model):
     def prefill(self, frames: object, memories: object) -> list[Carrier]:
         return [carrier(one.captured_ms, one.camera_id) for one in frames]  # type: ignore[attr-defined]
 
-    def vectors(self, carriers: object) -> None:  # type: ignore[override]
-        return None
-
 
 @dataclass
 class Prefilling:

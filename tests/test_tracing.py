@@ -54,9 +54,6 @@ class Model:
     fingerprint = FINGERPRINT
     head = None
 
-    def vectors(self, carriers: Sequence[Carrier]) -> None:
-        return None
-
     def memory(self, carriers: Sequence[Carrier]) -> LiveMemory:
         return LiveMemory(3, carriers)
 

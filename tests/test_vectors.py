@@ -1,12 +1,11 @@
 """The vectors that relevance is scored on, against a real Redis: what is put is found, and what is odd is left out and counted."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from carriers import FINGERPRINT, HEAD, eventually, telling, vector, write
+from carriers import FINGERPRINT, HEAD, eventually, saying, telling, vector, write
 from numpy.typing import NDArray
 
 from pipeline.core import VECTOR, TimeRange
@@ -58,7 +57,7 @@ def test_what_is_put_is_found_by_the_hour_within_the_span(redis_url: str, codec:
 
 
 def test_a_vector_of_zeros_is_one(head: CarrierStore) -> None:
-    head.put([replace(telling(T), vector=np.zeros(VECTOR, np.float32))])
+    head.put([saying(telling(T), np.zeros(VECTOR, np.float32))])
     assert not found(head)[T].any()
 
 
@@ -67,7 +66,7 @@ def test_what_is_no_vector_is_refused_before_anything_is_written(
     head: CarrierStore, raw: Any, odd: NDArray[np.float32], reason: str
 ) -> None:
     with pytest.raises(BadCarrier, match=reason):
-        head.put([telling(T, "gate"), replace(telling(T), vector=odd)])
+        head.put([telling(T, "gate"), saying(telling(T), odd)])
     assert not raw.keys()
 
 

@@ -24,7 +24,7 @@ from model.backbone import Backbone
 from model.decoding import greedy
 from model.relevance import Relevance
 from model.videoscan import VideoScan
-from pipeline.core import Carrier, CarrierKey, Frame, Patches, TimeRange
+from pipeline.core import VECTOR, Carrier, CarrierKey, Frame, Patches, TimeRange
 
 QUESTION = "Was there a red car at the gate?"
 TOKENS = 16  # of each answer
@@ -98,8 +98,9 @@ class Answering:
             replace(carrier, fingerprint=self._retrieving.fingerprint, patches=Patches(kv=own, places=places))
             for carrier, own in zip(carriers, kv, strict=True)
         ]
+        vectors = r.standard_normal((count, VECTOR), np.float32) if self.scan.head else None
         embeddings = torch.from_numpy(np.stack([carrier.embedding for carrier in carriers]))
-        return Asked(film=film, carriers=carriers, whole=whole, vectors=self.scan.vectors(carriers), embeddings=embeddings)
+        return Asked(film=film, carriers=carriers, whole=whole, vectors=vectors, embeddings=embeddings)
 
     def ways(self, asked: Asked) -> dict[str, Callable[[], Opened]]:
         """Each way to the scores of an answer's first token."""

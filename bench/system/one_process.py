@@ -54,11 +54,6 @@ class InTurn:
         made: list[Carrier] = self._submit(self._scan.prefill, frames, memories).result()
         return made
 
-    def vectors(self, carriers: Sequence[Carrier]) -> NDArray[np.float32] | None:
-        """As the model's, in turn."""
-        found: NDArray[np.float32] | None = self._submit(self._scan.vectors, carriers).result()
-        return found
-
     def sought(self, question: str) -> NDArray[np.float32] | None:
         """As the model's, in turn."""
         found: NDArray[np.float32] | None = self._submit(self._scan.sought, question).result()

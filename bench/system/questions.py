@@ -4,9 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from actors.parts import Settings, load_model, open_store
 from bench.report import console
 from bench.system.asking import answered, outcome, people
@@ -94,10 +91,9 @@ def fill(url: str, names: Sequence[str], carriers: int) -> str:
     made = [remembered(scan, camera, 2 * CLIP_S) for camera in CAMERAS]
     began, start_ms = time.perf_counter(), int(time.time() * 1000) - 1000 * carriers
     for name, real in zip(names, made, strict=True):
-        vectors = scan.vectors(real)
         for first in range(0, carriers, AT_ONCE):
             moments = range(first, min(first + AT_ONCE, carriers))
-            store.put([_write(name, real[i % len(real)], _of(vectors, i % len(real)), start_ms + 1000 * i) for i in moments])
+            store.put([_write(name, real[i % len(real)], start_ms + 1000 * i) for i in moments])
     seconds = time.perf_counter() - began
     store.close()
     count = carriers * len(names)
@@ -105,12 +101,8 @@ def fill(url: str, names: Sequence[str], carriers: int) -> str:
     return f"{rate}: {2 * CLIP_S} real ones a camera, again and again at new times."
 
 
-def _of(vectors: NDArray[np.float32] | None, i: int) -> NDArray[np.float32] | None:
-    return None if vectors is None else vectors[i]
-
-
-def _write(name: str, carrier: Carrier, vector: NDArray[np.float32] | None, at_ms: int) -> CarrierWrite:
+def _write(name: str, carrier: Carrier, at_ms: int) -> CarrierWrite:
     """The same at another time, without a picture: answering reads none."""
     span = TimeRange(start_ms=at_ms, end_ms=at_ms)
     moved = replace(carrier, key=CarrierKey(camera_id=name, at_ms=at_ms), span=span)
-    return CarrierWrite(carrier=moved, picture=b"", live=(at_ms,), vector=vector)
+    return CarrierWrite(carrier=moved, picture=b"", live=(at_ms,))

@@ -42,7 +42,7 @@ COSTS = (
     "ingest",
     "vision",
     "LLM",
-    "picture, vector",
+    "picture",
     "store",
     "rest of prefill",
     "Redis",
@@ -54,7 +54,7 @@ NO_LIMIT = "none"
 FULL_CORES = 0.9  # busy: then all of them are the limit
 REACHED = 0.95  # of the frames offered: below that, the machine is full
 PLANES = ("ingest", "prefill", "redis", "cameras")
-STAGES = ("vision", "LLM", "picture, vector", "store")
+STAGES = ("vision", "LLM", "picture", "store")
 SETTLE_S = 6.0  # in which connections find their key frames
 
 
@@ -200,23 +200,22 @@ def alone(redis_url: str, batch: int, repeats: int) -> dict[str, float]:
         full.add(scan.prefill([frame], [full])[0])
     memories = [full] * batch
     carriers = scan.prefill(film, memories)
-    picture, vectors = jpeg(film[0]), scan.vectors(carriers)
-    assert vectors is not None  # the embedded model tells relevance
+    picture = jpeg(film[0])
     store, tick = open_store(settings, scan.fingerprint, head=scan.head), count(int(time.time() * 1000))
 
     def write() -> None:
         now_ms = next(tick)
-        for carrier, vector in zip(carriers, vectors, strict=True):
+        for carrier in carriers:
             moved = replace(carrier, key=replace(carrier.key, at_ms=now_ms))
-            store.put([CarrierWrite(carrier=moved, picture=picture, live=(now_ms,), vector=vector)])
+            store.put([CarrierWrite(carrier=moved, picture=picture, live=(now_ms,))])
 
     with torch.inference_mode():
         vision = _cpu_s(lambda: backbone.see([frame.image for frame in film]), repeats)
     prefill = _cpu_s(lambda: scan.prefill(film, memories), repeats)
-    kept = _cpu_s(lambda: ([jpeg(frame) for frame in film], scan.vectors(carriers)), repeats)
+    kept = _cpu_s(lambda: [jpeg(frame) for frame in film], repeats)
     written = _cpu_s(write, repeats)
     store.close()
-    spent = {"vision": vision, "LLM": prefill - vision, "picture, vector": kept, "store": written}
+    spent = {"vision": vision, "LLM": prefill - vision, "picture": kept, "store": written}
     return {stage: seconds / batch for stage, seconds in spent.items()}
 
 
