@@ -1,6 +1,7 @@
 """The head that says which carriers a question is about, on small models: its arithmetic, its file, and what an answer looks at for it."""
 
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_model
 from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, off, stream
 
-from model import relevance
+from model import embedded, footage, hours, relevance, train_relevance
 from model.backbone import Backbone
+from model.examples import Library
+from model.probe import SUBJECTS
 from model.relevance import Relevance
 from model.videoscan import VideoScan
 from pipeline.answerer import Answerer
@@ -61,7 +64,7 @@ def test_vectors_are_the_maps_of_visual_tokens_and_question(kind: str) -> None:
     b = backbone(Shape(kind=kind), F32)
     head = head_of(b)
     scan = scan_of(b, head)
-    carriers, _ = stream(scan, film := frames(6))
+    carriers = scan.prefill(film := frames(6), [scan.memory() for _ in range(6)])
     seen = b.see([frame.image for frame in film])[..., : b.hidden].double().numpy()
     largest = np.stack([mapped(head.token, tokens).max(0) for tokens in seen])
     assert off(vectors(carriers), np.hstack((largest, np.ones((6, 1))))) < bound(F32)
@@ -129,3 +132,22 @@ def test_what_is_prefilled_is_looked_at_by_its_relevance(redis_url: str) -> None
     assert np.ptp(np.diff([key.at_ms for key in other.read][:-1])) <= 1000
     store.close()
     other.close()
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("footage")
+    footage.main(folder, sites=2, seconds=40)
+    return folder
+
+
+def test_a_head_is_trained_and_tells_what_resembles_what(filmed: Path, tmp_path: Path) -> None:
+    """By the commands of the recipe: what a frame shows resembles it more than what it does not."""
+    model = tmp_path / "model"
+    shutil.copytree(embedded.FOLDER, model, ignore=shutil.ignore_patterns(relevance.FILE))
+    train_relevance.main(filmed, model, minutes=0.2)
+    hours.main(filmed, model, tmp_path / "table.npy")
+    table = np.load(tmp_path / "table.npy")
+    assert table.shape == (2, 2, 4, 40, len(SUBJECTS)) and table.dtype == np.float16
+    shown = Library(filmed, Backbone.load(model)).showing
+    assert table[0][shown[0] == 1].mean() > table[0][shown[0] == 0].mean() + 1  # the first site is taught, the last checks it
