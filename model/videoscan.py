@@ -91,7 +91,7 @@ class VideoScan:
         if self._relevance is None:
             return carriers
         vectors = self._relevance.vectors(self.backbone, tokens, carriers)
-        return [replace(carrier, vector=vector) for carrier, vector in zip(carriers, vectors, strict=True)]
+        return [replace(carrier, vector=vector.copy()) for carrier, vector in zip(carriers, vectors, strict=True)]
 
     @torch.inference_mode()
     def sought(self, question: str) -> NDArray[np.float32] | None:

@@ -31,6 +31,7 @@ from small_models import (
 
 from model.batch import Batch
 from model.context import Carriers, clip_pass
+from model.relevance import Relevance
 from model.videoscan import ForeignCarrier, VideoScan
 
 # Streaming equals training
@@ -137,10 +138,12 @@ def test_prefill_changes_neither_the_memories_nor_the_carriers_passed_in() -> No
 
 def test_carriers_of_a_batch_do_not_hold_one_another_in_memory() -> None:
     """A kept view of a batch's array would keep the whole batch alive for as long as one of its carriers lives."""
-    scan = VideoScan(backbone(ONE, F32), live=3)
+    b = backbone(ONE, F32)
+    scan = VideoScan(b, live=3, relevance=Relevance.of(b))
     films = [frames(1, camera=f"cam-{i}") for i in range(4)]
     made = scan.prefill([film[0] for film in films], [scan.memory() for _ in films])
-    for array in (a for c in made for a in (c.kv, c.embedding)):
+    for array in (a for c in made for a in (c.kv, c.embedding, c.vector)):
+        assert array is not None
         owner = array
         while owner.base is not None and isinstance(owner.base, np.ndarray):
             owner = owner.base
