@@ -37,7 +37,7 @@ class Stored(Carrier):
                 return self._layout.span(self._value)
             case "fingerprint":
                 return self._layout.fingerprint
-            case "patches":
+            case "patches" | "vector":
                 return None
         raise AttributeError(f"{type(self).__name__} has no {name}")
 
