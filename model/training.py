@@ -21,7 +21,7 @@ import torch
 import typer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import SiglipImageProcessorPil
+from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
 from model import vocabulary
 from model.backbone import Backbone, Habits
@@ -38,9 +38,8 @@ PROBE_RATE = 0.3  # of the learning rate: the probe's many inputs move together
 HABITS = Habits(live=32, budget=96, evidence_heads=tuple((EVIDENCE_LAYER, head) for head in EVIDENCE_HEADS))
 
 
-def untrained(tower: Path, habits: Habits = HABITS, seed: int = 0) -> Backbone:
+def untrained(tower: Path, tokenizer: PreTrainedTokenizerFast, habits: Habits = HABITS, seed: int = 0) -> Backbone:
     """The embedded model with a taught tower and a fresh language half."""
-    tokenizer = vocabulary.build()
     image, video = tokenizer.convert_tokens_to_ids([vocabulary.IMAGE, vocabulary.VIDEO])
     net = fresh(len(tokenizer), image, video, tokenizer.eos_token_id, seed)
     net.model.vision_tower.load_state_dict(load_file(tower))
@@ -210,11 +209,13 @@ def main(
 
 
 def beginning(tower: Path, resume: Path | None, habits: Habits = HABITS) -> Backbone:
-    """The embedded model to be trained: with a saved model's language half, or a fresh one."""
-    backbone = untrained(tower, habits)
-    if resume:
-        saved = Backbone.load(resume).net.state_dict()  # by transformers, since its names in files are not those in memory
-        backbone.net.load_state_dict({k: v for k, v in saved.items() if "vision_tower" not in k} | _tower(backbone))
+    """The embedded model to be trained: with a saved model's language half and words, or with fresh ones."""
+    if not resume:
+        return untrained(tower, vocabulary.build(), habits)
+    saved = Backbone.load(resume)  # by transformers, since its names in files are not those in memory
+    backbone = untrained(tower, saved.tokenizer, habits)  # whose numbers change with the simulator's questions, if built anew
+    kept = {k: v for k, v in saved.net.state_dict().items() if "vision_tower" not in k}
+    backbone.net.load_state_dict(kept | _tower(backbone))
     return backbone
 
 
