@@ -10,7 +10,6 @@ subject that was never there. Five hundred sites are about a day of one camera; 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -70,8 +69,7 @@ class Needle:
 class Found:
     """How one question went."""
 
-    recall: float | None  # of the event's carriers, among those looked at
-    even: float | None  # among as many that are evenly spread, which is what there is without relevance
+    recall: list[float]  # of the event's carriers, if there is one: in passages read closer, looked at in the end, and if evenly spread
     right: bool
     select_ms: float
 
@@ -117,7 +115,13 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
         streams[0][hidden] = needle.clip
     vectors = {f"c{i}": np.concatenate([clip.vectors for clip in stream]) for i, stream in enumerate(streams)}
     times = {f"c{i}": np.concatenate([n * CLIP_MS + clip.at_ms for n, clip in enumerate(stream)]) for i, stream in enumerate(streams)}
-    memory = Remembered(times=times, scored=vectors, carrier=partial(_carrier, streams))
+    closer: list[CarrierKey] = []
+
+    def read(key: CarrierKey) -> Carrier:
+        closer.append(key)
+        return _carrier(streams, key)
+
+    memory = Remembered(times=times, scored=vectors, carrier=read)
     began = time.perf_counter()
     keys = memory.wanted(scan, quiz.text, BUDGET)
     took = (time.perf_counter() - began) * 1000
@@ -128,7 +132,8 @@ def search(scan: VideoScan, needle: Needle, cameras: int, length: int, r: Random
     watch = (needle.clip or needle.hay[0]).truth
     asked = Asked(quiz=quiz, watch=watch, carriers=carriers, foreign=[])
     answered = right(scan, asked, carriers, hidden * CLIP_MS / 1000 - watch.shots[0].at)
-    return Found(recall=_share(event, keys), even=_share(event, even), right=answered, select_ms=took)
+    recall = [sum(key in some for key in event) / len(event) for some in (closer or keys, keys, even) if event]
+    return Found(recall=recall, right=answered, select_ms=took)
 
 
 def _stream(hay: Sequence[Clip], length: int, r: Random) -> list[Clip]:
@@ -137,28 +142,21 @@ def _stream(hay: Sequence[Clip], length: int, r: Random) -> list[Clip]:
     return [clip for each in rounds for clip in each][:length]
 
 
-def _share(event: Sequence[CarrierKey], keys: Sequence[CarrierKey]) -> float | None:
-    return sum(key in keys for key in event) / len(event) if event else None
-
-
 def _carrier(streams: Sequence[Sequence[Clip]], key: CarrierKey) -> Carrier:
     clip = streams[int(key.camera_id[1:])][key.at_ms // CLIP_MS]
     return replace(clip.carriers[int(np.searchsorted(clip.at_ms, key.at_ms % CLIP_MS))], key=key)
 
 
 def table(scan: VideoScan, clips: Sequence[Clip], cameras: int, lengths: Sequence[str], count: int) -> list[list[object]]:
-    """Rows by length: carriers in all, recall, that of an even spread, accuracy where it was there and where not, time of selection."""
+    """Rows by length: carriers in all, recall (see `Found`), accuracy where it was there and where not, time of selection."""
     rows: list[list[object]] = []
     for name in lengths:
         length = LENGTHS[name]
         r = Random(f"needle {cameras}")
         some = [search(scan, needle, cameras, length, r) for needle, _ in zip(needles(clips, r), range(count), strict=False)]
-        there, absent = [f for f in some if f.recall is not None], [f for f in some if f.recall is None]
-        figures = [
-            float(np.mean([f.recall for f in there])),
-            float(np.mean([f.even for f in there])),
-            *(float(np.mean([f.right for f in fs])) for fs in (there, absent)),
-        ]
+        there, absent = [f for f in some if f.recall], [f for f in some if not f.recall]
+        recall = np.mean([f.recall for f in there], axis=0).tolist()
+        figures = [*recall, *(float(np.mean([f.right for f in fs])) for fs in (there, absent))]
         rows.append([cameras, name, cameras * length * SECONDS, *figures, float(np.percentile([f.select_ms for f in some], 95))])
     return rows
 
@@ -177,7 +175,8 @@ def main(
     if scan.head is None:
         raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
     clips = pool(scan, 8 if quick else sites)
-    columns = ("cameras", "stream", "carriers", f"event's among {BUDGET}", "evenly spread", "right, there", "right, not", "select p95 ms")
+    recall = ("event's read closer", f"event's among {BUDGET}", "evenly spread")
+    columns = ("cameras", "stream", "carriers", *recall, "right, there", "right, not", "select p95 ms")
     lengths = tuple(LENGTHS)[: 3 if quick else None]
     rows = [row for cameras in (1, 16) for row in table(scan, clips, cameras, lengths, 12 if quick else count)]
     show("A few seconds among hours", columns, rows, [f"model {scan.fingerprint}", f"{len(clips) * SECONDS:,} different seconds"])

@@ -207,8 +207,12 @@ class Backbone:
 
     def see(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Visual tokens [frames, tokens_per_frame, width] of RGB pictures of any sizes."""
+        return self.project(self.features(images))
+
+    def features(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """What the vision tower makes of such pictures: [frames, patches, any width]."""
         squashed = torch.cat([resize(torch.tensor(image, device=self.device)[None], self.family.size) for image in images])
-        return self.project(self.look(normalise(squashed, self.mean, self.std, self.dtype)))
+        return self.look(normalise(squashed, self.mean, self.std, self.dtype))
 
     def look(self, pixels: Tensor) -> Tensor:
         """The vision tower: [frames, 3, height, width] to features [frames, patches, any width]."""

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+
+from model.backbone import Backbone
 
 FOLDER = Path(__file__).parent / "embedded"
 SIDE = 128  # pictures are squashed to this square
@@ -45,3 +48,11 @@ def fresh(vocabulary: int, image_token: int, video_token: int, eos_token: int, s
     """An untrained embedded model."""
     torch.manual_seed(seed)
     return LlavaOnevisionForConditionalGeneration(config(vocabulary, image_token, video_token, eos_token)).float()
+
+
+def tower_of(source: Path) -> dict[str, torch.Tensor]:
+    """A vision tower's weights, of its own file or of a saved model's folder."""
+    if source.is_file():
+        return load_file(source)
+    weights: dict[str, torch.Tensor] = Backbone.load(source).net.model.vision_tower.state_dict()
+    return weights

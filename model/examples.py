@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,6 +18,7 @@ from torch import Tensor
 from model.backbone import Backbone
 from model.hours import Table, hours, misleading
 from model.images import normalise
+from model.pretrain_tower import covered
 from model.probe import SUBJECTS, WALKING, told
 from model.prompt import prompt
 from simulator.questions import FAMILIES, Quiz, ask, camera, describe, direction, lookalike, order, presence, presence_now, when
@@ -80,11 +81,22 @@ class Library:
         """All of a site's features [cameras, seconds, patches, width]."""
         return self._features[site, mirrored].float()
 
-    def drawn(self, sites: range, count: int) -> tuple[Tensor, Tensor]:
-        """Random frames of some sites: features [count, patches, width], and what they show [count, SUBJECTS], as in `showing`."""
-        features, told = (each[sites.start : sites.stop].flatten(0, 3) for each in (self._features, self._told))
+    def drawn(self, sites: range, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Random frames of some sites: features [count, patches, width], what they show and what their patches do.
+
+        [count, SUBJECTS] as in `showing`, [count, patches] as in `covering`.
+        """
+        every = (self._features, self._told, self.covering)
+        features, told, covering = (each[sites.start : sites.stop].flatten(0, 3) for each in every)
         some = torch.randint(len(features), (count,))
-        return features[some].float(), told[some, : len(SUBJECTS)]
+        return features[some].float(), told[some, : len(SUBJECTS)], covering[some].long()
+
+    @cached_property
+    def covering(self) -> Tensor:
+        """Which of SUBJECTS each patch shows, -1 for none [sites, 2 mirrored, cameras, seconds, patches] int8."""
+        sites = track(self.truth, description="laying out")
+        laid = torch.tensor(np.array([[[covered(shot) for shot in camera] for camera in site] for site in sites]))
+        return torch.stack((laid, laid.flip(-1)), dim=1).flatten(-2)
 
     def told(self, batch: "Batch") -> Tensor:
         """What the probe is to read [clips, frames, ...]; in a clip's first frame, not which way people walk."""

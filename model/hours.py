@@ -102,7 +102,8 @@ def subjects(backbone: Backbone, head: Relevance) -> torch.Tensor:
     """What the head looks for [SUBJECTS, VECTOR], over some ways to ask."""
     names = [f"the {colour} {kind}".replace("  ", " ") for kind, colour in SUBJECTS]
     states = torch.stack([torch.stack([read(backbone, phrase.format(name)) for phrase in PHRASES]) for name in names])
-    return head.questions(states).mean(1)
+    every: torch.Tensor = head.questions(head.about(states.flatten(0, 1))).unflatten(0, (len(names), -1))
+    return every.mean(1)
 
 
 def main(footage: Path, folder: Path, out: Path) -> None:
@@ -117,7 +118,7 @@ def main(footage: Path, folder: Path, out: Path) -> None:
     table: list[Any] = []
     for site in track(range(len(library)), description="watching"):
         both = torch.stack([library.footage(site, mirrored) for mirrored in (0, 1)])
-        vectors = head.frames(backbone.project(both.flatten(0, 2))).unflatten(0, both.shape[:3])
+        vectors = head.frames(head.patches(both.flatten(0, 2))).unflatten(0, both.shape[:3])
         table.append((vectors @ sought.T).half().numpy())
     np.save(out, np.stack(table))
 

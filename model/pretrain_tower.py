@@ -7,18 +7,22 @@ tower is first taught that, through a linear head that is thrown away.
 """
 
 import time
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from rich.progress import track
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from model.embedded import PATCH, SIDE, fresh
+from model.embedded import PATCH, SIDE, fresh, tower_of
 from model.images import normalise
+from model.probe import SUBJECTS
 from simulator.visits import CAMERAS, COLOURS, HEIGHT, MOVERS, THINGS, WIDTH
 from simulator.world import Sighting, Site
 
@@ -26,8 +30,10 @@ GRID = SIDE // PATCH
 KINDS = ("", *MOVERS, *THINGS)
 PAINTS = ("", *COLOURS)
 HEADS = (len(KINDS), len(PAINTS), 2, GRID, GRID, GRID)  # kind, colour, heading, the object's place, the patch's own column and row
+WARM = 300  # steps
 WEIGHTS = (1.0, 1.0, 1.0, 1.0, 0.1, 0.1)
 OWN = 4  # heads from here on are of the patch itself, covered or not
+_SUBJECT = np.array([[SUBJECTS.index((k, p)) if (k, p) in SUBJECTS else -1 for p in PAINTS] for k in KINDS], np.int8)
 HALF = torch.full((3,), 0.5)
 
 
@@ -54,15 +60,25 @@ def patch_labels(sightings: tuple[Sighting, ...]) -> NDArray[np.int64]:
     return labels
 
 
-def load(folder: Path) -> tuple[Tensor, Tensor]:
-    """All footage: pictures [n, 3, SIDE, SIDE] uint8 and labels [n, 3, GRID, GRID]."""
-    pictures: list[Tensor] = []
+def covered(sightings: tuple[Sighting, ...]) -> NDArray[np.int8]:
+    """Which of SUBJECTS each patch shows [GRID, GRID], -1 for none."""
+    kind, paint, *_ = patch_labels(sightings)
+    subjects: NDArray[np.int8] = _SUBJECT[kind, paint]
+    return subjects
+
+
+def load(folder: Path, sites: int | None) -> tuple[Tensor, Tensor]:
+    """Footage of so many sites or all: pictures [n, 3, SIDE, SIDE] uint8 and labels [n, len(HEADS), GRID, GRID]."""
     labels: list[NDArray[np.int64]] = []
-    for path in sorted(folder.glob("*.npz")):
+    paths = sorted(folder.glob("*.npz"))[:sites]
+    for i, path in enumerate(track(paths, description="loading")):
         site, film = Site(int(path.stem)), np.load(path, allow_pickle=False)
-        pictures.append(torch.from_numpy(film["pictures"]).flatten(0, 1).permute(0, 3, 1, 2).contiguous())
+        seen = torch.from_numpy(film["pictures"]).flatten(0, 1).permute(0, 3, 1, 2)
+        if i == 0:
+            pictures = seen.new_empty(len(paths), *seen.shape)  # once: it is most of the memory
+        pictures[i] = seen
         labels.extend(patch_labels(site.sightings(c, t)) for c, times in zip(CAMERAS, film["times"], strict=True) for t in times)
-    return torch.cat(pictures), torch.from_numpy(np.stack(labels))
+    return pictures.flatten(0, 1), torch.from_numpy(np.stack(labels))
 
 
 def augment(pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,35 +119,61 @@ def accuracy(logits: Tensor, labels: Tensor) -> list[float]:
     return shares
 
 
-def main(footage: Path, out: Path, minutes: float = 12, batch: int = 48, rate: float = 1.5e-3, resume: Path | None = None) -> None:
+def main(
+    footage: Path,
+    out: Path,
+    minutes: float = 12,
+    batch: int = 48,
+    rate: float = 1.5e-3,
+    resume: Annotated[Path | None, typer.Option(help="Go on from the tower of this file, or of this saved model.")] = None,
+    sites: int | None = None,
+) -> None:
     """Train for a given time with a one-cycle rate; the last 5 % of the pictures are for checking."""
-    pictures, labels = load(footage)
+    pictures, labels = load(footage, sites)
     split = int(len(pictures) * 0.95)
     tower = fresh(8, 0, 1, 2).model.vision_tower
-    if resume:
-        tower.load_state_dict(load_file(resume))
     head = nn.Linear(tower.config.hidden_size, sum(HEADS))
-    parameters = [*tower.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
+    teach = partial(_teach, tower, head, pictures[:split], labels[:split], batch)
+    if resume:
+        tower.load_state_dict(tower_of(resume))
+        tower.requires_grad_(False)  # until the head reads what is there already
+        optimiser = torch.optim.AdamW(head.parameters(), lr=2 * rate)
+        for _ in range(WARM):
+            teach(optimiser)
+        tower.requires_grad_(True)
+    optimiser = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=rate, weight_decay=0.05)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        optimiser.param_groups[0]["lr"] = rate * min(1.0, step / 100) * max(0.02, 1 - done)
-        some = torch.randint(split, (batch,))
-        x, y = augment(pictures[some], labels[some])
-        loss = loss_of(head(tower(x).last_hidden_state), y)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        optimiser.param_groups[0]["lr"] = rate * min(1.0, step / WARM) * max(0.02, 1 - done)
+        loss = teach(optimiser)
         step += 1
         if step % 100 == 0:
-            with torch.no_grad():
-                some = torch.randint(split, len(pictures), (256,))
-                check = head(tower(normalise(pictures[some], HALF, HALF, torch.float32)).last_hidden_state)
-            right = accuracy(check, labels[some])
-            print(f"{done:.0%} step {step} loss {loss.item():.3f} held-out kind/colour/heading/place/column/row {right}", flush=True)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, out)
+            right = _check(tower, head, pictures[split:], labels[split:])
+            print(f"{done:.0%} step {step} loss {loss:.3f} held-out kind/colour/heading/place/column/row {right}", flush=True)
+            _save(tower, out)
+    _save(tower, out)
+
+
+def _teach(tower: nn.Module, head: nn.Module, pictures: Tensor, labels: Tensor, batch: int, optimiser: torch.optim.Optimizer) -> float:
+    some = torch.randint(len(pictures), (batch,))
+    x, y = augment(pictures[some], labels[some])
+    loss = loss_of(head(tower(x).last_hidden_state), y)
+    optimiser.zero_grad()
+    loss.backward()
+    for group in optimiser.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimiser.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def _check(tower: nn.Module, head: nn.Module, pictures: Tensor, labels: Tensor) -> list[float]:
+    some = torch.randint(len(pictures), (256,))
+    return accuracy(head(tower(normalise(pictures[some], HALF, HALF, torch.float32)).last_hidden_state), labels[some])
+
+
+def _save(tower: nn.Module, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in tower.state_dict().items()}, out)
 
 

@@ -1,8 +1,9 @@
 """Which of very many carriers may show what a question is about: the dot product of two short vectors, one each.
 
-The carrier's vector is made once, at prefill, from its frame's visual tokens, which are there for the last time: their mean, and so the
-carrier, knows less of what is small. The question's is made from the language model's reading of the question alone. Their product is
-the logit of "it is to be seen there". `model.train_relevance` trains a model's head, after the model and without changing it.
+The carrier's vector is made once, at prefill, from what the vision tower says of each patch of its frame, which is there for the last
+time: the carrier, a mean, knows less of what is small. It says how surely any one patch shows each of a number of things. The question's is
+made from the language model's reading of the question alone. Their product is the logit of "it is to be seen there".
+`model.train_relevance` trains a model's head, after the model and without changing it.
 """
 
 import hashlib
@@ -25,7 +26,9 @@ from model.context import causal
 from pipeline.core import VECTOR, Carrier
 
 FILE = "relevance.safetensors"
-WITHIN = 256  # numbers between the layers of the carrier's side
+WITHIN = 256  # numbers between the layers
+CLASSES = VECTOR  # what a patch may show; the last of them is nothing
+FAINT = 1e-6  # no patch is surer than this short of 0 or 1
 
 
 class Head(Protocol):
@@ -35,29 +38,31 @@ class Head(Protocol):
     def digest(self) -> str:
         """Names it: vectors of another mean nothing to its questions."""
 
-    def vectors(self, backbone: Backbone, tokens: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
-        """Of each carrier [carriers, VECTOR], made of a frame with these visual tokens [carriers, tokens, width]."""
+    def vectors(self, backbone: Backbone, features: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+        """Of each carrier [carriers, VECTOR], made of a frame with these features [carriers, patches, any width]."""
 
     def sought(self, backbone: Backbone, question: str) -> NDArray[np.float32]:
         """What a question looks for [VECTOR]: its product with a carrier's vector is the logit of being there."""
 
 
 class Relevance(nn.Module):
-    """Two maps into one small space, of a question and of a visual token; neither is linear, as a colour goes with a kind.
+    """Two maps into one small space, of a question and of a patch; neither is linear, as a colour goes with a kind."""
 
-    Of a frame's tokens the largest of each number counts, as what is asked about may stand anywhere, and be small.
-    """
+    groups: Tensor  # [VECTOR - 1, CLASSES] which classes each of a vector's numbers is about, 1 or 0
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self._hidden = hidden
-        self.token = _map(hidden, WITHIN, WITHIN, VECTOR - 1)
+        self.patch = _map(width, WITHIN, WITHIN, CLASSES)
         self.question = _map(2 * hidden, WITHIN, VECTOR)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("groups", torch.eye(VECTOR - 1, CLASSES))
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Relevance":
         """An untrained head of the right size."""
-        return cls(backbone.hidden)
+        with torch.inference_mode():
+            width = backbone.features([np.zeros((1, 1, 3), np.uint8)]).shape[-1]
+        return cls(width, backbone.hidden)
 
     @cached_property
     def digest(self) -> str:
@@ -67,23 +72,35 @@ class Relevance(nn.Module):
             told.update(name.encode() + tensor.cpu().numpy().tobytes())
         return told.hexdigest()[:16]
 
-    def vectors(self, backbone: Backbone, tokens: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+    def vectors(self, backbone: Backbone, features: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
         """See `Head`."""
-        return to_numpy(self.frames(tokens))
+        return to_numpy(self.frames(self.patches(features)))
 
     def sought(self, backbone: Backbone, question: str) -> NDArray[np.float32]:
         """See `Head`."""
-        return to_numpy(self.questions(read(backbone, question)[None])[0])
+        return to_numpy(self.questions(self.about(read(backbone, question)[None]))[0])
 
-    def frames(self, tokens: Tensor) -> Tensor:
-        """Visual tokens [n, tokens, width] to vectors [n, VECTOR]; the last entry is 1 and takes the question's bias."""
-        own = tokens[..., : self._hidden].float()  # what goes to deeper layers stands behind it
-        return nn.functional.pad(self.token(own).amax(1), (0, 1), value=1.0)
+    def patches(self, features: Tensor) -> Tensor:
+        """Features [n, patches, width] to how much each patch looks like each class [n, patches, CLASSES]."""
+        looks: Tensor = self.patch(features.float())
+        return looks
 
-    def questions(self, states: Tensor) -> Tensor:
-        """What `read` gave [n, 2 * hidden] to vectors [n, VECTOR]."""
-        vectors: Tensor = self.question(states)
-        return vectors
+    def frames(self, looks: Tensor) -> Tensor:
+        """What `patches` gave to vectors [n, VECTOR]: of each group the logit of its surest patch, as what is asked about may be small.
+
+        The last entry is 1 and takes a question's bias.
+        """
+        shown = (looks.softmax(-1) @ self.groups.T).amax(1)
+        return nn.functional.pad(shown.logit(FAINT), (0, 1), value=1.0)
+
+    def about(self, states: Tensor) -> Tensor:
+        """What `read` gave [n, 2 * hidden] to how much each question is about each group, before softmax, and its bias [n, VECTOR]."""
+        about: Tensor = self.question(states)
+        return about
+
+    def questions(self, about: Tensor) -> Tensor:
+        """What `about` gave to vectors [n, VECTOR]: little but the groups that are meant counts, as every other is noise."""
+        return torch.cat((self.scale * about[:, :-1].softmax(-1), about[:, -1:]), dim=-1)
 
 
 def _map(*widths: int) -> nn.Sequential:

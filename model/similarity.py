@@ -40,7 +40,7 @@ class Similarity:
         self._size = 2 * ((keys - self._key) @ self._directions).norm(dim=-1).mean()
 
     @torch.inference_mode()
-    def vectors(self, backbone: Backbone, tokens: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
+    def vectors(self, backbone: Backbone, features: Tensor, carriers: Sequence[Carrier]) -> NDArray[np.float32]:
         """See `Head`. A carrier without patches is like nothing."""
         keys = torch.stack([self._key if each.patches is None else _mean_key(backbone, each.patches.kv) for each in carriers])
         return _vectors((keys - self._key) @ self._directions / self._size, 1.0)

@@ -2,7 +2,7 @@
 
     python -m model.train_relevance .cache/footage model/embedded --minutes 10
 
-It takes simulated sites and their mirror images, whose truth is known: what each frame shows, and what each question is about.
+It takes simulated sites and their mirror images, whose truth is known: what each patch and frame shows, and what each question is about.
 """
 
 import time
@@ -17,19 +17,25 @@ from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import save_model
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from model.backbone import Backbone
 from model.examples import Library
 from model.probe import SUBJECTS
-from model.relevance import FILE, Relevance, read
+from model.relevance import CLASSES, FILE, Relevance, read
+from pipeline.core import VECTOR
 from simulator.questions import FAMILIES, ask
-from simulator.visits import CAMERAS
+from simulator.visits import CAMERAS, MOVERS
 from simulator.watching import Subject, Watch
 
 RATE = 2e-3
-FRAMES, ASKED = 512, 128  # of a step
+FRAMES, ASKED = 256, 128  # of a step
 CHECKED = 8192  # frames
+GROUPS = (*SUBJECTS, *((kind, "") for kind in MOVERS), ("", ""))  # what a vector's numbers are about: each subject, each kind, anything
+_WEIGHT = torch.tensor([1.0] * (CLASSES - 1) + [0.25])  # of what a patch shows; nothing, the last, is there often enough
+
+Drawn = tuple[Tensor, Tensor, Tensor]
+"""What `Library.drawn` gives."""
 
 
 def asked(library: Library, site: int, r: Random) -> list[tuple[str, tuple[Subject, ...]]]:
@@ -40,38 +46,52 @@ def asked(library: Library, site: int, r: Random) -> list[tuple[str, tuple[Subje
     return [(quiz.text, quiz.about) for quiz in (*drawn, *alone) if quiz]
 
 
-def meant(about: tuple[Subject, ...]) -> NDArray[np.bool_]:
-    """Which of SUBJECTS [len(SUBJECTS)] a question is about."""
-    return np.array([any(s.kind == kind and s.colour in ("", colour) for s in about) for kind, colour in SUBJECTS])
+def shares(about: tuple[Subject, ...]) -> NDArray[np.float32]:
+    """How much a question is about each of GROUPS [len(GROUPS)], 1 in all."""
+    return np.array([sum((s.kind, s.colour) == group for s in about) / len(about) for group in GROUPS], np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Questions:
-    """Questions as read [n, 2 * hidden], and which of SUBJECTS each is about [n, SUBJECTS], 1 or 0."""
+    """Questions as read [n, 2 * hidden], and how much each is about each of GROUPS [n, GROUPS]."""
 
     states: Tensor
-    about: Tensor
+    shares: Tensor
 
     @classmethod
     def over(cls, backbone: Backbone, library: Library, sites: range, r: Random) -> "Questions":
         """What some sites give cause for."""
         drawn = [each for site in track(sites, description="asking") for each in asked(library, site, r)]
         states = {text: read(backbone, text) for text in dict.fromkeys(text for text, _ in drawn)}
-        about = torch.tensor(np.array([meant(about) for _, about in drawn])).float()
-        return cls(states=torch.stack([states[text] for text, _ in drawn]), about=about)
+        parts = torch.from_numpy(np.stack([shares(about) for _, about in drawn]))
+        return cls(states=torch.stack([states[text] for text, _ in drawn]), shares=parts)
 
     def drawn(self, count: int) -> "Questions":
         """Some of them."""
         some = torch.randint(len(self.states), (count,))
-        return Questions(states=self.states[some], about=self.about[some])
+        return Questions(states=self.states[some], shares=self.shares[some])
 
 
-def _loss(head: Relevance, tokens: Tensor, shown: Tensor, questions: Questions) -> tuple[Tensor, Tensor, Tensor]:
-    logits = head.questions(questions.states) @ head.frames(tokens).T
-    truth = questions.about @ (shown == 1).float().T > 0
-    arguable = (questions.about @ shown.isnan().float().T > 0) & ~truth
-    loss = binary_cross_entropy_with_logits(logits, truth.float(), reduction="none")
-    return (loss * ~arguable).sum() / (~arguable).sum(), logits, truth
+def groups() -> Tensor:
+    """Which of SUBJECTS make each group, as the head has it [VECTOR - 1, CLASSES]."""
+    rows = torch.zeros(VECTOR - 1, CLASSES)
+    for row, (kind, colour) in zip(rows, GROUPS, strict=True):
+        row[: len(SUBJECTS)] = torch.tensor([kind in ("", k) and colour in ("", c) for k, c in SUBJECTS])
+    return rows
+
+
+def _loss(head: Relevance, drawn: Drawn, questions: Questions) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches are taught what they show, questions what they are about, and both whether a frame shows that."""
+    features, shown, covering = drawn
+    looks, about = head.patches(features), head.about(questions.states)
+    of_patches = cross_entropy(looks.flatten(0, 1), covering.flatten() % CLASSES, _WEIGHT)  # -1, nothing, is the last class
+    of_questions = cross_entropy(about[:, :-1], questions.shares)
+    logits = head.questions(about) @ head.frames(looks).T
+    meant = questions.shares @ head.groups[:, : len(SUBJECTS)]
+    truth = meant @ (shown == 1).float().T > 0
+    arguable = (meant @ shown.isnan().float().T > 0) & ~truth
+    of_frames = binary_cross_entropy_with_logits(logits, truth.float(), reduction="none")
+    return of_patches + of_questions + (of_frames * ~arguable).sum() / (~arguable).sum(), logits, truth
 
 
 def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = None) -> None:
@@ -81,32 +101,26 @@ def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = N
     r, split = Random("relevance"), len(library) * 9 // 10
     taught, checked = range(split), range(split, len(library))
     questions, checks = (Questions.over(backbone, library, each, r) for each in (taught, checked))
-    features, shown = library.drawn(checked, CHECKED)
-    unseen = _tokens(backbone, features), shown
+    unseen = library.drawn(checked, CHECKED)
     head = Relevance.of(backbone)
+    head.groups.copy_(groups())
     optimiser = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=0.05)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        features, shown = library.drawn(taught, FRAMES)
-        loss, *_ = _loss(head, _tokens(backbone, features), shown, questions.drawn(ASKED))
+        loss, *_ = _loss(head, library.drawn(taught, FRAMES), questions.drawn(ASKED))
         optimiser.param_groups[0]["lr"] = RATE * (1 - done)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         step += 1
         if step % 250 == 0:
-            print(f"{done:.0%} step {step} loss {loss.item():.4f} {_check(head, *unseen, checks)}", flush=True)
+            print(f"{done:.0%} step {step} loss {loss.item():.4f} {_check(head, unseen, checks)}", flush=True)
     save_model(head, str(folder / FILE))
 
 
-@torch.no_grad()
-def _tokens(backbone: Backbone, features: Tensor) -> Tensor:
-    return backbone.project(features)
-
-
 @torch.inference_mode()
-def _check(head: Relevance, tokens: Tensor, shown: Tensor, questions: Questions) -> str:
-    loss, logits, truth = _loss(head, tokens, shown, questions)
+def _check(head: Relevance, drawn: Drawn, questions: Questions) -> str:
+    loss, logits, truth = _loss(head, drawn, questions)
     found = (logits[truth] > 0).float().mean()
     false = (logits[~truth] > 0).float().mean()
     return f"held-out loss {loss:.4f}, of the relevant found {found:.3f}, of the others {false:.5f}"

@@ -19,14 +19,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessorPil
 
 from model import vocabulary
 from model.backbone import Backbone, Habits
 from model.context import Carriers, attend, by_carrier, clip_pass, embedding_pass, next_position, with_carriers
-from model.embedded import SIDE, fresh
+from model.embedded import SIDE, fresh, tower_of
 from model.examples import Batch, Library, batch_of
 from model.habits import Spacing
 from model.probe import Probe
@@ -42,7 +41,7 @@ def untrained(tower: Path, tokenizer: PreTrainedTokenizerFast, habits: Habits = 
     """The embedded model with a taught tower and a fresh language half."""
     image, video = tokenizer.convert_tokens_to_ids([vocabulary.IMAGE, vocabulary.VIDEO])
     net = fresh(len(tokenizer), image, video, tokenizer.eos_token_id, seed)
-    net.model.vision_tower.load_state_dict(load_file(tower))
+    net.model.vision_tower.load_state_dict(tower_of(tower))
     net.model.vision_tower.requires_grad_(False)
     net.set_attn_implementation("eager")
     return Backbone(net, tokenizer, habits)

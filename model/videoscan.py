@@ -80,7 +80,8 @@ class VideoScan:
 
         Each frame attends to its own camera's memory only. The memories are not changed; the frames' tokens are dropped.
         """
-        tokens = self.backbone.see([frame.image for frame in frames])
+        features = self.backbone.features([frame.image for frame in frames])
+        tokens = self.backbone.project(features)
         past = self._collate([memory.carriers for memory in memories])
         made = frame_pass(self.backbone, tokens, past, self._prefix)
         kv = to_numpy(torch.stack((made.keys, made.values))[..., 0, :].permute(2, 1, 0, 3, 4))  # [batch, layers, 2, heads, dim]
@@ -90,7 +91,7 @@ class VideoScan:
         carriers = [self._carrier(*part) for part in parts]
         if self._relevance is None:
             return carriers
-        vectors = self._relevance.vectors(self.backbone, tokens, carriers)
+        vectors = self._relevance.vectors(self.backbone, features, carriers)
         return [replace(carrier, vector=vector.copy()) for carrier, vector in zip(carriers, vectors, strict=True)]
 
     @torch.inference_mode()

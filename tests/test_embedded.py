@@ -1,11 +1,9 @@
 """The weights in the repository really answer, and really look."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import pytest
-from safetensors.torch import save_file
 
 from bench.accuracy import Mark, mark, quizzes
 from model import embedded
@@ -44,11 +42,9 @@ def test_the_moment_shown_with_an_answer_mostly_shows_it(marks: list[Mark]) -> N
     assert all(m.hit is None for m in marks if m.family == "not seen")
 
 
-def test_training_that_goes_on_from_them_begins_with_what_they_know(scan: VideoScan, tmp_path: Path) -> None:
+def test_training_that_goes_on_from_them_begins_with_what_they_know(scan: VideoScan) -> None:
     """Their words have the numbers that they were taught, which the simulator's questions of today would not give them."""
-    net = scan.backbone.net
-    save_file({k: v.clone() for k, v in net.model.vision_tower.state_dict().items()}, tmp_path / "tower.safetensors")
-    begun = beginning(tmp_path / "tower.safetensors", embedded.FOLDER)
+    begun = beginning(embedded.FOLDER, embedded.FOLDER)
     assert begun.spec == scan.backbone.spec
     assert begun.suffix("Was there a red car?") == scan.backbone.suffix("Was there a red car?")
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_model
 from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, off, stream
 
-from model import embedded, footage, hours, relevance, train_relevance
+from model import embedded, footage, hours, pretrain_tower, relevance, train_relevance
 from model.backbone import Backbone
 from model.examples import Library
 from model.probe import SUBJECTS
-from model.relevance import Relevance
+from model.relevance import CLASSES, Relevance
 from model.videoscan import VideoScan
 from pipeline.answerer import Answerer
-from pipeline.core import Carrier, Frame, Question
+from pipeline.core import VECTOR, Carrier, Frame, Question
 from pipeline.prefiller import Prefiller
 
 QUESTION = "Was there a red car?"
@@ -60,18 +60,23 @@ def vectors(carriers: Sequence[Carrier]) -> NDArray[np.float32]:
 
 
 @EVERY_KIND
-def test_vectors_are_the_maps_of_visual_tokens_and_question(kind: str) -> None:
+def test_vectors_are_the_maps_of_patches_and_question(kind: str) -> None:
     b = backbone(Shape(kind=kind), F32)
     head = head_of(b)
+    head.groups[3, :7] = 1
+    head.scale.fill_(2)
     scan = scan_of(b, head)
     carriers = scan.prefill(film := frames(6), [scan.memory() for _ in range(6)])
-    seen = b.see([frame.image for frame in film])[..., : b.hidden].double().numpy()
-    largest = np.stack([mapped(head.token, tokens).max(0) for tokens in seen])
+    looks = np.exp([mapped(head.patch, patches) for patches in b.features([frame.image for frame in film]).double().numpy()])
+    shown = np.stack([looks[..., :7].sum(-1) if i == 3 else looks[..., i] for i in range(VECTOR - 1)], -1)
+    others = looks.sum(-1, keepdims=True) - shown
+    largest = np.log(shown / others).max(1)
     assert off(vectors(carriers), np.hstack((largest, np.ones((6, 1))))) < bound(F32)
     words = torch.tensor([[*b.prefix, *b.suffix(QUESTION)]])
     states = b.net.model.language_model(inputs_embeds=b.embed(words)).last_hidden_state[0].double().numpy()  # as transformers reads it
     read = np.concatenate((states[-1], states[len(b.prefix) :].mean(0)))
-    assert off(scan.sought(QUESTION), mapped(head.question, read[None])[0]) < bound(F32)
+    *about, bias = mapped(head.question, read[None])[0]
+    assert off(scan.sought(QUESTION), np.append(2 * np.exp(about) / np.exp(about).sum(), bias)) < bound(F32)
 
 
 def test_a_model_without_a_head_says_so() -> None:
@@ -103,15 +108,16 @@ def test_serving_needs_no_training_code() -> None:
 
 
 def looking_for(b: Backbone, target: Frame) -> Relevance:
-    """A head to which every question is about one frame: the more alike a token is to its first, the more its frame is about that too."""
+    """A head to which every question is about one frame: the more alike a patch is to its first, the more its frame is about that too."""
     head = head_of(b)
-    like = even(b.see([target.image])[0, :1, : b.hidden].double().numpy())[0]
-    for layer in (head.token[1], head.token[3], head.token[5], head.question[1], head.question[3]):
+    like = even(b.features([target.image])[0, :1].double().numpy())[0]
+    for layer in (head.patch[1], head.patch[3], head.patch[5], head.question[1], head.question[3]):
         layer.weight.zero_()
         layer.bias.zero_()
-    head.token[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same token, else less
-    head.token[3].weight[0, 0] = head.token[5].weight[0, 0] = 1 / gelu(np.ones(1))[0]
-    head.question[3].bias[0], head.question[3].bias[-1] = 1000.0, -999.0
+    head.patch[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same patch, else less
+    head.patch[3].weight[0, 0] = head.patch[5].weight[0, 0] = 1 / gelu(np.ones(1))[0]
+    head.scale.fill_(1000)
+    head.question[3].bias[0], head.question[3].bias[-1] = 100.0, 1000 * math.log(CLASSES - 1) - 999  # each other class looks like 0
     return head
 
 
@@ -151,3 +157,9 @@ def test_a_head_is_trained_and_tells_what_resembles_what(filmed: Path, tmp_path:
     assert table.shape == (2, 2, 4, 40, len(SUBJECTS)) and table.dtype == np.float16
     shown = Library(filmed, Backbone.load(model)).showing
     assert table[0][shown[0] == 1].mean() > table[0][shown[0] == 0].mean() + 1  # the first site is taught, the last checks it
+
+
+def test_a_tower_goes_on_from_what_a_saved_models_knows(filmed: Path, tmp_path: Path) -> None:
+    pretrain_tower.main(filmed, tmp_path / "tower.safetensors", minutes=0.02, batch=4, rate=1e-5, resume=embedded.FOLDER)
+    before, after = (embedded.tower_of(source) for source in (embedded.FOLDER, tmp_path / "tower.safetensors"))
+    assert 0 < max(off(after[name], before[name]) for name in before) < 0.01
