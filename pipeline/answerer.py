@@ -26,14 +26,21 @@ CERTAIN = 1e-6  # nobody is surer than this short of 0 or 1
 Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token
 
 
+class Vectors(Protocol):
+    """What the relevance of some carriers is scored on, a vector [VECTOR] each: an array of them, or what multiplies like one."""
+
+    def __matmul__(self, sought: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """The product [n] of each and what a question looks for [VECTOR]."""
+
+
 class Memory(Protocol):
     """What is remembered; reads only."""
 
     def captured(self, camera_id: str, when: TimeRange | None) -> NDArray[np.int64]:
         """When a camera's carriers are from, ascending."""
 
-    def vectors(self, camera_id: str, when: TimeRange) -> Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """In pieces, times ascending and what the relevance of their carriers is scored on [n, VECTOR], for as many as have one."""
+    def vectors(self, camera_id: str, when: TimeRange) -> Iterable[tuple[NDArray[np.int64], Vectors]]:
+        """In pieces, times ascending and what the relevance of their carriers is scored on, for as many as have one."""
 
     def get(self, keys: Sequence[CarrierKey]) -> list[Carrier | None]:
         """The carriers, None for each that cannot be had."""

@@ -17,7 +17,7 @@ from storage.carriers import Carriers
 from storage.codec import FINGERPRINT, Codec
 from storage.connect import connect, reaching
 from storage.errors import BadCarrier, BadReason, BadValue
-from storage.vectors import Vectors
+from storage.vectors import Hour, Vectors
 
 DAY_S = 86_400
 FORGET_MS = 30_000  # by then everybody has heard that a camera was removed
@@ -183,8 +183,8 @@ class CarrierStore:
                 found[camera_id] = self._carriers.read(self._client, camera_id, list(own.values()))
         return [found[key.camera_id][key.at_ms] for key in keys]
 
-    def vectors(self, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Of a camera's carriers in a span, an hour at a time: their times (at_ms), ascending, and their vectors [n, VECTOR].
+    def vectors(self, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], Hour]]:
+        """Of a camera's carriers in a span, an hour at a time: their times (at_ms), ascending, and their vectors.
 
         A carrier may be without one, and a vector without its carrier.
         """

@@ -38,10 +38,16 @@ class Hour:
         """Of the arrays."""
         return self.at_ms.nbytes + self.scales.nbytes + self.codes.nbytes
 
-    def within(self, when: TimeRange) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The times and the vectors [n, VECTOR] of a span."""
+    def __matmul__(self, sought: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The product [n] of each vector and one [VECTOR]; by its codes, since to spread all vectors out takes as long as this."""
+        product: NDArray[np.float32] = (self.codes.astype(np.float32) @ sought) * self.scales
+        return product
+
+    def within(self, when: TimeRange) -> tuple[NDArray[np.int64], "Hour"]:
+        """The times of a span, and its vectors."""
         part = slice(*np.searchsorted(self.at_ms, (when.start_ms, when.end_ms + 1)))
-        return self.at_ms[part], self.codes[part] * self.scales[part, None]
+        own = Hour(at_ms=self.at_ms[part], scales=self.scales[part], codes=self.codes[part])
+        return own.at_ms, own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +72,8 @@ class Vectors:
         name = self._name(key.camera_id, key.at_ms // HOUR_MS)
         return name, record[: AT.itemsize] + self.seal.seal(record[AT.itemsize :], _sealed_name(name, key.at_ms))
 
-    def read(self, client: Any, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Times, ascending, and vectors [n, VECTOR] of a span, an hour at a time, so that not all are spread out in memory at once."""
+    def read(self, client: Any, camera_id: str, when: TimeRange) -> Iterator[tuple[NDArray[np.int64], Hour]]:
+        """Times, ascending, and vectors of a span, an hour at a time."""
         stamp = guard.generation(client, camera_id) if self.cache else None  # first: what is deleted from here on is not kept
         hours = range(when.start_ms // HOUR_MS, when.end_ms // HOUR_MS + 1)[-MAX_HOURS:]
         names = {self._name(camera_id, hour): hour for hour in hours}

@@ -14,7 +14,7 @@ from storage.codec import Codec
 from storage.errors import BadCarrier
 from storage.seal import OVERHEAD, Seal
 from storage.store import CarrierStore
-from storage.vectors import HOUR_MS, RECORD
+from storage.vectors import HOUR_MS, RECORD, Hour
 
 pytestmark = pytest.mark.redis
 
@@ -27,8 +27,13 @@ TIMES = [T + 1000 * i for i in range(6)]
 
 def found(store: CarrierStore, when: TimeRange = EVER, camera_id: str = "dock") -> dict[int, NDArray[np.float32]]:
     pieces = list(store.vectors(camera_id, when))
-    assert all((np.diff(at_ms) > 0).all() and vectors.shape == (len(at_ms), VECTOR) for at_ms, vectors in pieces)
-    return {int(at): each for at_ms, vectors in pieces for at, each in zip(at_ms, vectors, strict=True)}
+    assert all((np.diff(at_ms) > 0).all() for at_ms, _ in pieces)
+    return {int(at): each for at_ms, vectors in pieces for at, each in zip(at_ms, spread(vectors), strict=True)}
+
+
+def spread(vectors: Hour) -> NDArray[np.float32]:
+    """The vectors themselves [n, VECTOR], each number asked for by itself."""
+    return np.stack([vectors @ number for number in np.eye(VECTOR, dtype=np.float32)], axis=-1)
 
 
 def name(hour: int, head: str = HEAD, more: int = 0) -> str:
