@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from random import Random
 
 import numpy as np
 
-from model.footage import film
+from model.footage import film, read
 from model.videoscan import Decoded
 from pipeline.core import CarrierKey, Frame
 from pipeline.grounding import ground, moments, pointed
@@ -33,9 +34,9 @@ class Question:
     places: list[tuple[str, int]]  # camera and second of the film
 
 
-def frames(seed: int, side: int) -> list[list[Frame]]:
-    """A site's film: of each second, a frame of each camera."""
-    pictures, times = filmed(seed, SECONDS, side)
+def frames(seed: int, side: int, footage: Path | None = None) -> list[list[Frame]]:
+    """A site's film, of that footage (`model.footage`) or filmed now: of each second, a frame of each camera."""
+    pictures, times = read(footage, seed) if footage else filmed(seed, SECONDS, side)
     return [
         [
             Frame(camera_id=camera, pts_ns=second, captured_ms=round(times[i, second] * 1000), image=pictures[i, second])

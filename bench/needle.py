@@ -1,10 +1,11 @@
 """Needle in a stream: one short event among hours of cameras, found and answered from the few carriers that an answer looks at.
 
-    python -m bench.needle [--quick] [--json FILE] [--model FOLDER]
+    python -m bench.needle [--quick] [--json FILE] [--model FOLDER] [--footage .cache/held_out]
 
-Held-out sites are filmed and remembered once, which takes most of the time; a stream of any length is their clips of 48 seconds in
-random order, all that show the subject left out but one, which shows it for at most ten seconds. Half of the questions are about a
-subject that was never there. Five hundred sites are about a day of one camera; what is longer repeats clips, which is easier.
+Held-out sites are filmed and remembered once, which takes most of the time (films in `--footage` are found again); a stream of any
+length is their clips of 48 seconds in random order, all that show the subject left out but one, which shows it for at most ten seconds.
+Half of the questions are about a subject that was never there. Five hundred sites are about a day of one camera; what is longer repeats
+clips, which is easier.
 """
 
 import time
@@ -26,6 +27,7 @@ from bench.looking import Remembered, vectors
 from bench.report import console, show, write
 from model import embedded, relevance
 from model.backbone import Backbone
+from model.footage import main as film_sites
 from model.videoscan import VideoScan
 from pipeline.core import Carrier, CarrierKey
 from pipeline.selection import Candidates, select
@@ -74,11 +76,13 @@ class Found:
     select_ms: float
 
 
-def pool(scan: VideoScan, sites: int) -> list[Clip]:
-    """Every camera of some held-out sites."""
-    clips = []
-    for seed in track(range(HELD_OUT, HELD_OUT + sites), description="watching", console=console):
-        for camera, carriers in remember(scan, frames(seed, scan.backbone.vision.image_size)).items():
+def pool(scan: VideoScan, sites: int, first: int = HELD_OUT, footage: Path | None = None) -> list[Clip]:
+    """Every camera of some held-out sites; their films are kept in a folder of footage, where one is given."""
+    clips, side = [], scan.backbone.vision.image_size
+    if footage:
+        film_sites(footage, sites, SECONDS, side, first=first)
+    for seed in track(range(first, first + sites), description="watching", console=console):
+        for camera, carriers in remember(scan, frames(seed, side, footage)).items():
             truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
             at_ms = np.array([c.key.at_ms - carriers[0].key.at_ms for c in carriers], np.int64)
             clips.append(Clip(at_ms=at_ms, carriers=carriers, vectors=vectors(carriers), truth=truth))
@@ -165,6 +169,8 @@ def main(
     model: Path = embedded.FOLDER,
     sites: int = 500,
     count: int = 120,
+    first: Annotated[int, typer.Option(help="Seed of the first site.")] = HELD_OUT,
+    footage: Annotated[Path | None, typer.Option(help="Keep films here, and find them again.")] = None,
     quick: Annotated[bool, typer.Option(help="Fewer sites and questions.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
@@ -174,7 +180,7 @@ def main(
     scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
     if scan.head is None:
         raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
-    clips = pool(scan, 8 if quick else sites)
+    clips = pool(scan, 8 if quick else sites, first, footage)
     recall = ("event's read closer", f"event's among {BUDGET}", "evenly spread")
     columns = ("cameras", "stream", "carriers", *recall, "right, there", "right, not", "select p95 ms")
     lengths = tuple(LENGTHS)[: 3 if quick else None]

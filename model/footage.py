@@ -38,6 +38,12 @@ def film(seed: int, seconds: int, side: int) -> tuple[NDArray[np.uint8], NDArray
     return np.stack(pictures), np.array(times)
 
 
+def read(folder: Path, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """What `film` gave, of a site that is there."""
+    with np.load(folder / f"{seed}.npz", allow_pickle=False) as filmed:
+        return filmed["pictures"], filmed["times"]
+
+
 def _save(job: tuple[int, int, int, Path]) -> None:
     seed, seconds, side, out = job
     path = out / f"{seed}.npz"
