@@ -84,12 +84,18 @@ class Library:
     def drawn(self, sites: range, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Random frames of some sites: features [count, patches, width], what they show and what their patches do.
 
-        [count, SUBJECTS] as in `showing`, [count, patches] as in `covering`.
+        [count, SUBJECTS] as in `showing`, [count, patches] as in `covering`. Drawn by `crowded`.
         """
-        every = (self._features, self._told, self.covering)
-        features, told, covering = (each[sites.start : sites.stop].flatten(0, 3) for each in every)
-        some = torch.randint(len(features), (count,))
+        every = (self._features, self._told, self.covering, self.crowded)
+        features, told, covering, crowded = (each[sites.start : sites.stop].flatten(0, 3) for each in every)
+        some = torch.multinomial(crowded, count, replacement=True)
         return features[some].float(), told[some, : len(SUBJECTS)], covering[some].long()
+
+    @cached_property
+    def crowded(self) -> Tensor:
+        """How often each frame is drawn [sites, 2 mirrored, cameras, seconds]: half of all are empty, and one thing is easily told."""
+        subjects = (self._told[..., : len(SUBJECTS)] != 0).sum(-1)  # NaN, barely there, counts too
+        return torch.tensor([1.0, 2.0, 4.0])[subjects.clamp(max=2)]
 
     @cached_property
     def covering(self) -> Tensor:

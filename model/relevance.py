@@ -26,7 +26,8 @@ from model.context import causal
 from pipeline.core import VECTOR, Carrier
 
 FILE = "relevance.safetensors"
-WITHIN = 256  # numbers between the layers
+WITHIN = 256  # numbers between the layers of a question
+AROUND, HEADS = 128, 4  # numbers of a patch while it is compared with the others of its frame, and the ways to compare
 CLASSES = VECTOR  # what a patch may show; the last of them is nothing
 FAINT = 1e-6  # no patch is surer than this short of 0 or 1
 
@@ -46,13 +47,18 @@ class Head(Protocol):
 
 
 class Relevance(nn.Module):
-    """Two maps into one small space, of a question and of a patch; neither is linear, as a colour goes with a kind."""
+    """Two maps into one small space, of a question and of a patch; neither is linear, as a colour goes with a kind.
+
+    A patch is read with the others of its frame: where one thing stands before another, no patch alone says whose its colour is.
+    """
 
     groups: Tensor  # [VECTOR - 1, CLASSES] which classes each of a vector's numbers is about, 1 or 0
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.patch = _map(width, WITHIN, WITHIN, CLASSES)
+        self.inward = _map(width, AROUND)
+        self.around = nn.TransformerEncoderLayer(AROUND, HEADS, 2 * AROUND, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.patch = _map(AROUND, AROUND, CLASSES)
         self.question = _map(2 * hidden, WITHIN, VECTOR)
         self.scale = nn.Parameter(torch.ones(()))
         self.register_buffer("groups", torch.eye(VECTOR - 1, CLASSES))
@@ -82,7 +88,7 @@ class Relevance(nn.Module):
 
     def patches(self, features: Tensor) -> Tensor:
         """Features [n, patches, width] to how much each patch looks like each class [n, patches, CLASSES]."""
-        looks: Tensor = self.patch(features.float())
+        looks: Tensor = self.patch(self.around(self.inward(features.float())))
         return looks
 
     def frames(self, looks: Tensor) -> Tensor:
@@ -101,6 +107,15 @@ class Relevance(nn.Module):
     def questions(self, about: Tensor) -> Tensor:
         """What `about` gave to vectors [n, VECTOR]: little but the groups that are meant counts, as every other is noise."""
         return torch.cat((self.scale * about[:, :-1].softmax(-1), about[:, -1:]), dim=-1)
+
+    @torch.no_grad()
+    def rescale(self, slope: float, offset: float) -> None:
+        """Make every logit x of it slope * x + offset."""
+        last = self.question[-1]
+        assert isinstance(last, nn.Linear)
+        self.scale.mul_(slope)
+        last.weight[-1].mul_(slope)
+        last.bias[-1].mul_(slope).add_(offset)
 
 
 def _map(*widths: int) -> nn.Sequential:

@@ -3,6 +3,8 @@
     python -m model.train_relevance .cache/footage model/embedded --minutes 10
 
 It takes simulated sites and their mirror images, whose truth is known: what each patch and frame shows, and what each question is about.
+Of what it was not taught the head is surer than it is right. In the end its logits are scaled by that (Guo et al. 2017, arXiv 1706.04599),
+as an answer weighs them against how much there is to be mistaken about.
 """
 
 import time
@@ -28,7 +30,7 @@ from simulator.questions import FAMILIES, ask
 from simulator.visits import CAMERAS, MOVERS
 from simulator.watching import Subject, Watch
 
-RATE = 2e-3
+RATE, WARM = 2e-3, 100  # of learning, and steps until it is reached
 FRAMES, ASKED = 256, 128  # of a step
 CHECKED = 8192  # frames
 GROUPS = (*SUBJECTS, *((kind, "") for kind in MOVERS), ("", ""))  # what a vector's numbers are about: each subject, each kind, anything
@@ -80,18 +82,51 @@ def groups() -> Tensor:
     return rows
 
 
+def _judged(head: Relevance, shown: Tensor, frames: Tensor, questions: Questions, about: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of questions and frames [questions, frames]: the logit of showing what is asked about, the truth, and whether it is sure."""
+    meant = questions.shares @ head.groups[:, : len(SUBJECTS)]
+    truth = meant @ (shown == 1).float().T > 0
+    arguable = (meant @ shown.isnan().float().T > 0) & ~truth
+    return head.questions(about) @ frames.T, truth, ~arguable
+
+
 def _loss(head: Relevance, drawn: Drawn, questions: Questions) -> tuple[Tensor, Tensor, Tensor]:
     """Patches are taught what they show, questions what they are about, and both whether a frame shows that."""
     features, shown, covering = drawn
     looks, about = head.patches(features), head.about(questions.states)
     of_patches = cross_entropy(looks.flatten(0, 1), covering.flatten() % CLASSES, _WEIGHT)  # -1, nothing, is the last class
     of_questions = cross_entropy(about[:, :-1], questions.shares)
-    logits = head.questions(about) @ head.frames(looks).T
-    meant = questions.shares @ head.groups[:, : len(SUBJECTS)]
-    truth = meant @ (shown == 1).float().T > 0
-    arguable = (meant @ shown.isnan().float().T > 0) & ~truth
+    logits, truth, certain = _judged(head, shown, head.frames(looks), questions, about)
     of_frames = binary_cross_entropy_with_logits(logits, truth.float(), reduction="none")
-    return of_patches + of_questions + (of_frames * ~arguable).sum() / (~arguable).sum(), logits, truth
+    return of_patches + of_questions + (of_frames * certain).sum() / certain.sum(), logits, truth
+
+
+def fitted(logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Slope and offset that make logits as sure as they are right, all of them [n], of what is so or not [n]."""
+    line = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimiser = torch.optim.LBFGS([line], max_iter=50)
+
+    def loss() -> float:
+        optimiser.zero_grad()
+        told = binary_cross_entropy_with_logits(line[0] * logits + line[1], truth.float())
+        told.backward()
+        return told.item()
+
+    optimiser.step(loss)
+    slope, offset = line.tolist()
+    return slope, offset
+
+
+@torch.no_grad()
+def calibrate(head: Relevance, drawn: Drawn, questions: Questions) -> None:
+    """Make a head as sure as it is right on frames and questions that it was not taught."""
+    features, shown, _ = drawn
+    frames, about = head.frames(head.patches(features)), head.about(questions.states)
+    logits, truth, certain = _judged(head, shown, frames, questions, about)
+    with torch.enable_grad():
+        slope, offset = fitted(logits[certain], truth[certain])
+    head.rescale(slope, offset)
+    print(f"a logit x is {slope:.3f} x {offset:+.3f}")
 
 
 def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = None) -> None:
@@ -108,13 +143,14 @@ def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = N
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         loss, *_ = _loss(head, library.drawn(taught, FRAMES), questions.drawn(ASKED))
-        optimiser.param_groups[0]["lr"] = RATE * (1 - done)
+        optimiser.param_groups[0]["lr"] = RATE * min(1.0, step / WARM) * (1 - done)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         step += 1
         if step % 250 == 0:
             print(f"{done:.0%} step {step} loss {loss.item():.4f} {_check(head, unseen, checks)}", flush=True)
+    calibrate(head, unseen, checks)
     save_model(head, str(folder / FILE))
 
 

@@ -15,12 +15,13 @@ from pipeline.batching import Decoded, Said
 from pipeline.core import Answer, Carrier, CarrierKey, Evidence, Gap, Mode, NoMemory, Question, TimeRange, UnknownCamera, clock, named
 from pipeline.grounding import NOT_SEEN, ground, moments, pointed, speakable
 from pipeline.rules import Judgement, Standing
-from pipeline.selection import PASSAGE, Candidates, joined, passages, probability, select
+from pipeline.selection import PASSAGE, Candidates, joined, passages, select, steadied
 
 HOLE_MS = 10_000  # no frame for this long is a gap worth naming
 GAPS = 5  # named in an answer at most
 RECENT = 8  # carriers that a rule looks at
-CERTAIN = 1e-6  # nobody is surer than this short of 0 or 1
+CERTAIN = 1e-6  # no look is surer than this short of 0 or 1
+LOOK = 0.5  # of its logit counts: it errs about much of what relevance errs about
 
 
 Speak = Callable[[str, Sequence[Carrier]], AsyncGenerator[Said, None]]  # a question over carriers, to what is said, token by token
@@ -163,8 +164,8 @@ class Answerer:
         """Of relevant passages those that on a closer look show what is asked about, the surest and latest first; None if nobody can tell.
 
         Of thousands of moments some always look like it. The model takes one of them for it when it sees all of these at once, and
-        seldom when it sees each by itself. Relevance and the look are taken as two witnesses: their odds are multiplied. The more there
-        is to choose among, the more they must say.
+        seldom when it sees each by itself. Relevance is a witness and the look half another, whose odds are multiplied. The more there is
+        to choose among, the more they must say.
         """
         around = passages(candidates) if self._decoder.looks else []
         have = {carrier.key: carrier for carrier in self._fetch([key for passage in around for key in passage.keys])}
@@ -172,14 +173,14 @@ class Answerer:
         if not sets:
             return None
         shown = self._decoder.shown(question, [carriers for _, carriers in sets])
-        found = [(_logit(score) + _logit(share), carriers) for (score, carriers), share in zip(sets, shown, strict=True)]
+        found = [(score + LOOK * logit(share), carriers) for (score, carriers), share in zip(sets, shown, strict=True)]
         enough = _enough(sum(len(each.at_ms) for each in candidates.values()))
         sure = [each for each in found if each[0] >= enough]
         sure.sort(key=lambda each: (round(each[0]), each[1][-1].key.at_ms), reverse=True)
         return [carrier.key for _, carriers in sure for carrier in carriers]
 
     def _scored(self, camera: str, carriers: Candidates, sought: NDArray[np.float32]) -> Candidates:
-        """The same with their probabilities; 0 for a carrier without a vector, as if there were none for a camera without any."""
+        """The same with their scores; nothing is known of a carrier without a vector, nor can anybody say of a camera without any."""
         if not len(carriers.at_ms):
             return carriers
         when = TimeRange(start_ms=int(carriers.at_ms[0]), end_ms=int(carriers.at_ms[-1]))
@@ -187,7 +188,7 @@ class Answerer:
         if not pieces:
             return carriers
         at_ms, logits = (np.concatenate(each) for each in zip(*pieces, strict=True))
-        return replace(carriers, scores=joined(carriers.at_ms, at_ms, probability(at_ms, logits)))
+        return replace(carriers, scores=joined(carriers.at_ms, at_ms, steadied(at_ms, logits)))
 
     def _fetch(self, keys: Sequence[CarrierKey]) -> list[Carrier]:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
@@ -198,8 +199,8 @@ def _enough(carriers: int) -> float:
     return math.log(max(1.0, carriers / PASSAGE))
 
 
-def _logit(probability: float) -> float:
-    """Never infinite: no single witness settles a thing."""
+def logit(probability: float) -> float:
+    """Never infinite: no look settles a thing by itself."""
     within = min(max(probability, CERTAIN), 1 - CERTAIN)
     return math.log(within / (1 - within))
 

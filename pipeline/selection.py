@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core import CarrierKey
 
 NEAR_MS = 2_000
-SUREST = 10.0  # a logit; no moment outvotes its neighbours by more
-RELEVANT = 0.5  # a score from here on says: it shows what is asked about
+RELEVANT = 0.0  # a score from here on says: it shows what is asked about
 NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, what was found or scores highest, the latest relevant
 PASSAGES, REACH = 8, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
 PASSAGE = 2 * REACH + 1
@@ -21,7 +20,10 @@ PASSAGE = 2 * REACH + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """A camera's carriers in order of time, and how probably each shows what is asked about (None: nobody can say)."""
+    """A camera's carriers in order of time, and how probably each shows what is asked about, as a logit.
+
+    -inf for one of which nothing is known; None where nobody can say.
+    """
 
     at_ms: NDArray[np.int64]
     scores: NDArray[np.float32] | None = None
@@ -35,31 +37,28 @@ class Passage:
     score: float
 
 
-def probability(at_ms: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How probably each of some moments, ascending, shows what is asked about.
+def steadied(at_ms: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How probably each of some moments, ascending, shows what is asked about, as a logit.
 
-    By its logit's mean with those of the moments right before and after, where these are near: what is there for seconds stands out
-    from what one picture is mistaken for. Not by more of them: what is brief would drown.
+    The mean of its own and of the likelier of the moments right before and after: so what is there for seconds stands out from what one
+    picture is mistaken for. Not of more of them: what is brief would drown. Alone in its time, a moment is what it is.
     """
     near = np.diff(at_ms) <= NEAR_MS
-    sure = np.clip(logits, -SUREST, SUREST)
-    odds, count = sure.copy(), np.ones(len(logits), np.float32)
-    odds[1:] += np.where(near, sure[:-1], 0)
-    odds[:-1] += np.where(near, sure[1:], 0)
-    count[1:] += near
-    count[:-1] += near
-    odds /= -count  # in place: of millions, fresh memory costs more than the arithmetic
-    np.exp(odds, out=odds)
-    odds += 1
-    return np.reciprocal(odds, out=odds)
+    second = np.full_like(logits, -np.inf)
+    np.copyto(second[1:], logits[:-1], where=near)
+    np.maximum(second[:-1], logits[1:], out=second[:-1], where=near)
+    np.copyto(second, logits, where=np.isneginf(second))
+    second += logits  # in place: of millions, fresh memory costs more than the arithmetic
+    second *= np.float32(0.5)
+    return second
 
 
 def joined(at_ms: NDArray[np.int64], known: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scores of carriers, given those of the `known` times; 0 where there is none. Both times ascend."""
+    """The scores of carriers, given those of the `known` times; -inf where there is none. Both times ascend."""
     if np.array_equal(at_ms, known):
         return scores
     place = np.minimum(np.searchsorted(known, at_ms), len(known) - 1)
-    return np.where(known[place] == at_ms, scores[place], np.float32(0))
+    return np.where(known[place] == at_ms, scores[place], np.float32(-np.inf))
 
 
 def select(
@@ -132,7 +131,7 @@ def _surest(candidates: Mapping[str, Candidates], most: int) -> Iterator[Carrier
 def _best(candidates: Mapping[str, Candidates], most: int) -> list[tuple[str, int]]:
     """Camera and place of the highest scores over all cameras; without those that nothing is known of."""
     best: list[tuple[float, str, int]] = []
-    least = np.nextafter(np.float32(0), np.float32(1))  # what it takes to be among the best so far
+    least = np.finfo(np.float32).min  # what it takes to be among the best so far
     for name, c in candidates.items():
         if c.scores is not None:
             top = np.flatnonzero(c.scores >= least)

@@ -219,7 +219,7 @@ def looked_closer(decoder: Decoder, shown: dict[float, float], budget: int = 64,
 
 
 def test_what_looks_like_it_is_looked_at_closer_and_only_what_is_it_is_answered_from() -> None:
-    like = {s + near: 9.0 for s in range(100, 400, 100) for near in (-1, 0, 1)}
+    like = {s + near: 6.0 for s in range(100, 400, 100) for near in (-1, 0, 1)}
     decoder = Decoder(shows={1235.0})
     chosen = looked_closer(decoder, like | dict.fromkeys(EVENT, 5.0))
     assert set(range(1236 - REACH, 1234 + REACH + 1)) <= chosen
@@ -238,15 +238,17 @@ def test_of_what_was_there_often_the_latest_are_answered_from() -> None:
     assert {4800, 4700} <= chosen
 
 
-def test_neither_a_closer_look_nor_relevance_is_believed_alone() -> None:
-    barely, fairly = ({float(s): logit for s in EVENT} for logit in (1.0, 2.0))  # the look's logit, 0.99, is 4.6
+def test_a_closer_look_and_relevance_are_weighed_against_each_other() -> None:
+    barely, fairly = ({float(s): logit for s in EVENT} for logit in (3.0, 4.0))  # the look's logit, 0.99, is 4.6
     assert not set(EVENT) & looked_closer(Decoder(shows={1235.0}), barely)
     assert set(EVENT) <= looked_closer(Decoder(shows={1235.0}), fairly)
-    assert not set(EVENT) & looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 9.0)), "a look at nothing counts against it"
+    likely, plain = ({float(s): logit for s in EVENT} for logit in (12.0, 13.0))
+    assert not set(EVENT) & looked_closer(Decoder(shows=set()), likely), "a look at nothing counts against it"
+    assert set(EVENT) <= looked_closer(Decoder(shows=set()), plain), "but not for everything"
 
 
 def test_the_more_there_is_to_choose_among_the_more_it_takes_to_be_believed() -> None:
-    barely = dict.fromkeys(map(float, EVENT), 1.0)
+    barely = dict.fromkeys(map(float, EVENT), 2.5)
     assert set(EVENT) <= looked_closer(Decoder(shows={1235.0}), barely, when=between(1000, 2000))
     assert not set(EVENT) & looked_closer(Decoder(shows={1235.0}), barely)
 

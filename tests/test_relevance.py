@@ -55,6 +55,19 @@ def mapped(part: torch.nn.Module, rows: NDArray[np.float64]) -> NDArray[np.float
     return rows
 
 
+def compared(layer: torch.nn.Module, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The patches of a frame after attention to one another and two maps, what goes in added to what comes out each time."""
+    w = {name: each.double().numpy() for name, each in layer.state_dict().items()}
+    x = even(rows) * w["norm1.weight"] + w["norm1.bias"]
+    told = x @ w["self_attn.in_proj_weight"].T + w["self_attn.in_proj_bias"]
+    queries, keys, values = told.reshape(len(rows), 3, relevance.HEADS, -1).transpose(1, 2, 0, 3)
+    alike = np.exp(queries @ keys.transpose(0, 2, 1) / np.sqrt(keys.shape[-1]))
+    seen = (alike / alike.sum(-1, keepdims=True) @ values).transpose(1, 0, 2).reshape(rows.shape)
+    rows = rows + seen @ w["self_attn.out_proj.weight"].T + w["self_attn.out_proj.bias"]
+    x = even(rows) * w["norm2.weight"] + w["norm2.bias"]
+    return rows + gelu(x @ w["linear1.weight"].T + w["linear1.bias"]) @ w["linear2.weight"].T + w["linear2.bias"]
+
+
 def vectors(carriers: Sequence[Carrier]) -> NDArray[np.float32]:
     return np.stack([carrier.vector for carrier in carriers if carrier.vector is not None])
 
@@ -67,7 +80,8 @@ def test_vectors_are_the_maps_of_patches_and_question(kind: str) -> None:
     head.scale.fill_(2)
     scan = scan_of(b, head)
     carriers = scan.prefill(film := frames(6), [scan.memory() for _ in range(6)])
-    looks = np.exp([mapped(head.patch, patches) for patches in b.features([frame.image for frame in film]).double().numpy()])
+    features = b.features([frame.image for frame in film]).double().numpy()
+    looks = np.exp([mapped(head.patch, compared(head.around, mapped(head.inward, patches))) for patches in features])
     shown = np.stack([looks[..., :7].sum(-1) if i == 3 else looks[..., i] for i in range(VECTOR - 1)], -1)
     others = looks.sum(-1, keepdims=True) - shown
     largest = np.log(shown / others).max(1)
@@ -77,6 +91,25 @@ def test_vectors_are_the_maps_of_patches_and_question(kind: str) -> None:
     read = np.concatenate((states[-1], states[len(b.prefix) :].mean(0)))
     *about, bias = mapped(head.question, read[None])[0]
     assert off(scan.sought(QUESTION), np.append(2 * np.exp(about) / np.exp(about).sum(), bias)) < bound(F32)
+
+
+def test_a_head_that_is_surer_than_it_is_right_is_made_as_sure_as_it_is() -> None:
+    """Whichever of two carriers it thought likelier, it still does: only how likely changes."""
+    logits = 8 * torch.randn(200_000, generator=torch.manual_seed(0))
+    truth = torch.rand(200_000, generator=torch.manual_seed(1)) < (0.5 * logits - 1).sigmoid()
+    slope, offset = train_relevance.fitted(logits, truth)
+    assert (slope, offset) == pytest.approx((0.5, -1), abs=0.05)
+    b = backbone(ONE, F32)
+    head, states = head_of(b), relevance.read(b, QUESTION)[None]
+    vectors = torch.randn(9, VECTOR)
+    vectors[:, -1] = 1  # as every carrier's
+
+    def told() -> torch.Tensor:
+        return head.questions(head.about(states)) @ vectors.T
+
+    before = told()
+    head.rescale(slope, offset)
+    assert torch.allclose(told(), slope * before + offset, atol=1e-5)
 
 
 def test_a_model_without_a_head_says_so() -> None:
@@ -110,12 +143,15 @@ def test_serving_needs_no_training_code() -> None:
 def looking_for(b: Backbone, target: Frame) -> Relevance:
     """A head to which every question is about one frame: the more alike a patch is to its first, the more its frame is about that too."""
     head = head_of(b)
-    like = even(b.features([target.image])[0, :1].double().numpy())[0]
-    for layer in (head.patch[1], head.patch[3], head.patch[5], head.question[1], head.question[3]):
+    like = even(b.features([target.image])[0, :1].double().numpy())
+    idle = (head.around.self_attn.out_proj, head.around.linear2)  # no patch is compared with others
+    for layer in (head.inward[1], *idle, head.patch[1], head.patch[3], head.question[1], head.question[3]):
         layer.weight.zero_()
         layer.bias.zero_()
-    head.patch[1].weight[0] = torch.tensor(like / len(like))  # 1 for the same patch, else less
-    head.patch[3].weight[0, 0] = head.patch[5].weight[0, 0] = 1 / gelu(np.ones(1))[0]
+    head.inward[1].weight[0] = torch.tensor(like[0] / like.size)  # 1 for the same patch, else less
+    head.inward[1].bias[1] = 10.0  # against which it is large or small
+    head.patch[1].weight[0, 0] = 1.0
+    head.patch[3].weight[0, 0] = float(1 / gelu(even(mapped(head.inward, like)))[0, 0])
     head.scale.fill_(1000)
     head.question[3].bias[0], head.question[3].bias[-1] = 100.0, 1000 * math.log(CLASSES - 1) - 999  # each other class looks like 0
     return head
@@ -147,8 +183,9 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_head_is_trained_and_tells_what_resembles_what(filmed: Path, tmp_path: Path) -> None:
+def test_a_head_is_trained_and_tells_what_resembles_what(filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the commands of the recipe: what a frame shows resembles it more than what it does not."""
+    monkeypatch.setattr(train_relevance, "FRAMES", 32)  # for many steps in little time
     model = tmp_path / "model"
     shutil.copytree(embedded.FOLDER, model, ignore=shutil.ignore_patterns(relevance.FILE))
     train_relevance.main(filmed, model, minutes=0.2)

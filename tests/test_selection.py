@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import CarrierKey
-from pipeline.selection import TOP, Candidates, joined, passages, probability, select
+from pipeline.selection import NEAR_MS, TOP, Candidates, joined, passages, select, steadied
 
 
 def camera(count: int, *, start: int = 0, relevant: dict[int, float] | None = None, scored: bool = True) -> Candidates:
     """One carrier a second; those in `relevant` score so much, the others little."""
-    scores = np.full(count, 0.01, np.float32)
+    scores = np.full(count, -5, np.float32)
     for i, score in (relevant or {}).items():
         scores[i] = score
     return Candidates(at_ms=start + 1000 * np.arange(count), scores=scores if scored else None)
@@ -27,25 +27,25 @@ def test_all_when_they_fit() -> None:
 
 
 def test_an_event_of_five_seconds_in_a_day_is_found_with_its_neighbours() -> None:
-    keys = select({"gate": camera(86_400, relevant=dict.fromkeys(range(40_000, 40_005), 0.9))}, budget=64)
+    keys = select({"gate": camera(86_400, relevant=dict.fromkeys(range(40_000, 40_005), 2.0))}, budget=64)
     assert set(range(39_999, 40_006)) <= set(seconds(keys, "gate"))
 
 
 def test_the_latest_of_what_is_seen_all_day_is_among_them() -> None:
-    often = {i: 0.99 - i / 1e6 for i in range(0, 80_000, 100)}  # the surest are the oldest
+    often = {i: 5 - i / 1e5 for i in range(0, 80_000, 100)}  # the surest are the oldest
     keys = select({"gate": camera(86_400, relevant=often)}, budget=64)
     assert max(often) in seconds(keys, "gate")
     assert 86_399 in seconds(keys, "gate")
 
 
 def test_every_camera_keeps_its_newest() -> None:
-    hits = dict.fromkeys(range(100, 400), 0.9)
+    hits = dict.fromkeys(range(100, 400), 2.0)
     keys = select({"gate": camera(5000, relevant=hits), "yard": camera(5000), "dock": camera(3)}, budget=32)
     assert all(end in seconds(keys, name) for name, end in (("gate", 4999), ("yard", 4999), ("dock", 2)))
 
 
 def test_as_many_of_the_newest_as_are_wanted_are_taken_while_they_leave_room() -> None:
-    hits = dict.fromkeys(range(100, 400), 0.9)
+    hits = dict.fromkeys(range(100, 400), 2.0)
     one = {"gate": camera(5000, relevant=hits)}
     assert set(range(4996, 5000)) <= set(seconds(select(one, 32, recent=4), "gate"))
     assert not {4996, 4997} & set(seconds(select(one, 32), "gate"))  # 4998 ends what is spread evenly
@@ -57,22 +57,22 @@ def test_as_many_of_the_newest_as_are_wanted_are_taken_while_they_leave_room() -
 
 
 def test_what_was_found_is_taken_in_the_place_of_what_is_relevant() -> None:
-    one = {"gate": camera(5000, relevant=dict.fromkeys(range(100, 400), 0.9))}
+    one = {"gate": camera(5000, relevant=dict.fromkeys(range(100, 400), 2.0))}
     found = [CarrierKey(camera_id="gate", at_ms=s * 1000) for s in range(3000, 3050)]
     assert seconds(select(one, 64, found=found), "gate") == [*range(3000, 3031), 4999], "half of the budget, and nothing around"
     assert select(one, 64, found=()) == select({"gate": camera(5000, scored=False)}, 64)
 
 
 def test_passages_are_the_surest_and_the_latest_and_none_twice() -> None:
-    scores = {100: 0.99, 111: 0.98, 300: 0.97, 500: 0.6, 4000: 0.55, 4990: 0.4, 4999: 0.5}
-    cameras = {"gate": camera(5000, relevant=scores), "yard": camera(50, relevant={10: 0.9}), "dock": camera(50, scored=False)}
+    scores = {100: 5.0, 111: 4.0, 300: 3.0, 500: 0.4, 4000: 0.2, 4990: -0.4, 4999: 0.0}
+    cameras = {"gate": camera(5000, relevant=scores), "yard": camera(50, relevant={10: 2.0}), "dock": camera(50, scored=False)}
     around = passages(cameras, count=6, reach=5)
     middles = {(p.keys[0].camera_id, *range(p.keys[0].at_ms // 1000, p.keys[-1].at_ms // 1000 + 1)) for p in around}
     assert {("gate", *range(95, 106)), ("gate", *range(106, 117)), ("gate", *range(295, 306))} <= middles, "the surest"
     assert {("gate", *range(4994, 5000)), ("gate", *range(3995, 4006)), ("gate", *range(495, 506))} <= middles, "the latest"
     assert len(around) == 6
     best = {p.keys[0].at_ms // 1000: p.score for p in around if p.keys[0].camera_id == "gate"}
-    assert best == {at: np.float32(score) for at, score in {95: 0.99, 106: 0.98, 295: 0.97, 495: 0.6, 3995: 0.55, 4994: 0.5}.items()}
+    assert best == {at: np.float32(score) for at, score in {95: 5.0, 106: 4.0, 295: 3.0, 495: 0.4, 3995: 0.2, 4994: 0.0}.items()}
     assert passages({"dock": camera(50, scored=False)}) == []
 
 
@@ -84,8 +84,8 @@ def test_without_scores_they_are_evenly_spread() -> None:
 
 
 def test_what_nothing_is_known_of_is_not_taken_for_relevant() -> None:
-    scores = np.zeros(10_000, np.float32)
-    scores[77] = 0.2
+    scores = np.full(10_000, -np.inf, np.float32)
+    scores[77] = -1.4
     times = 1000 * np.arange(10_000)
     chosen = seconds(select({"gate": Candidates(at_ms=times, scores=scores)}, budget=101), "gate")
     assert {76, 77, 78} <= set(chosen)
@@ -116,15 +116,9 @@ def test_without_scores_every_camera_has_its_newest_and_the_rest_is_even_over_al
 
 def test_scores_go_to_the_carriers_of_their_times() -> None:
     at_ms, known, scores = np.array([10, 20, 30, 40]), np.array([5, 20, 25, 40]), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
-    assert joined(at_ms, known, scores).tolist() == [0, scores[1], 0, scores[3]]
-    assert joined(np.array([50]), known, scores).tolist() == [0]
+    assert joined(at_ms, known, scores).tolist() == [-np.inf, scores[1], -np.inf, scores[3]]
+    assert joined(np.array([50]), known, scores).tolist() == [-np.inf]
     assert joined(known, known, scores) is scores
-
-
-def test_a_probability_is_never_none_however_small() -> None:
-    with np.errstate(over="raise"):
-        low, even, high = probability(np.array([0, 60_000, 120_000]), np.array([-1e6, 0, 1e6], np.float32))
-    assert 0 < low < 1e-4 and even == 0.5 and high > 1 - 1e-4
 
 
 @given(
@@ -135,9 +129,10 @@ def test_a_probability_is_never_none_however_small() -> None:
 )
 def test_the_budget_is_used_and_never_exceeded(counts: list[int], budget: int, seed: int, scored: bool) -> None:
     r = np.random.default_rng(seed)
+    times = [np.sort(r.choice(10_000, n, replace=False)) for n in counts]
     cameras = {
-        f"c{i}": Candidates(at_ms=np.sort(r.choice(10_000, n, replace=False)), scores=r.random(n, np.float32) if scored else None)
-        for i, n in enumerate(counts)
+        f"c{i}": Candidates(at_ms=at_ms, scores=r.standard_normal(len(at_ms), np.float32) if scored else None)
+        for i, at_ms in enumerate(times)
     }
     keys = select(cameras, budget)
     assert len(keys) == min(budget, sum(counts))
@@ -151,7 +146,7 @@ def test_the_budget_is_used_and_never_exceeded(counts: list[int], budget: int, s
 def test_the_surest_of_all_cameras_are_taken_whichever_comes_first(seed: int) -> None:
     r = np.random.default_rng(seed)
     scores = {name: r.permutation(4 * 60).reshape(4, 60)[i].astype(np.float32) for i, name in enumerate("abcd")}
-    candidates = {name: Candidates(at_ms=10 * np.arange(60), scores=own / 1000) for name, own in scores.items()}
+    candidates = {name: Candidates(at_ms=10 * np.arange(60), scores=own / 1000 - 1) for name, own in scores.items()}
     sure = sorted(((own[i], name, 10 * i) for name, own in scores.items() for i in range(60)), reverse=True)
     budget = 64
     most = (int(budget * TOP) - len(scores)) // 3  # each may take two neighbours along
@@ -160,8 +155,8 @@ def test_the_surest_of_all_cameras_are_taken_whichever_comes_first(seed: int) ->
 
 
 def test_what_is_there_for_seconds_stands_out_from_what_one_picture_is_mistaken_for() -> None:
-    at_ms = np.array([0, 1000, 2000, 3000, 60_000, 61_000, 62_000, 120_000])
-    logits = np.array([-6, 3, -6, -6, 0, 3, 0, 3], np.float32)
-    steadied = np.array([-1.5, -3, -3, -6, 1.5, 1, 1.5, 3])  # alone in its time, a moment is what it is
-    assert np.allclose(probability(at_ms, logits), 1 / (1 + np.exp(-steadied)), rtol=1e-5)
-    assert logits[1] == 3  # the caller's
+    at_ms = np.array([0, 1000, 2000, 3000, 60_000, 61_000, 62_000, 63_000, 120_000, 120_001 + NEAR_MS])
+    logits = np.array([-6, 4, -6, -6, 1, 3, 2, -6, 3, 4], np.float32)
+    told = steadied(at_ms, logits)
+    assert told.tolist() == [-1, -1, -1, -6, 2, 2.5, 2.5, -2, 3, 4]  # alone in its time, a moment is what it is
+    assert logits[1] == 4  # the caller's
