@@ -85,8 +85,14 @@ def pool(scan: VideoScan, sites: int, first: int = HELD_OUT, footage: Path | Non
         for camera, carriers in remember(scan, frames(seed, side, footage)).items():
             truth = watch_at(Site(seed), {camera: [c.key.at_ms / 1000 for c in carriers]})
             at_ms = np.array([c.key.at_ms - carriers[0].key.at_ms for c in carriers], np.int64)
-            clips.append(Clip(at_ms=at_ms, carriers=carriers, vectors=vectors(carriers), truth=truth))
+            clips.append(Clip(at_ms=at_ms, carriers=_compact(carriers), vectors=vectors(carriers), truth=truth))
     return clips
+
+
+def _compact(carriers: Sequence[Carrier]) -> list[Carrier]:
+    """The same in few large arrays: small ones that stay keep pages of what comes and goes around them, fifty times their size."""
+    embeddings, kv = np.stack([c.embedding for c in carriers]), np.stack([c.kv for c in carriers])
+    return [replace(c, embedding=e, kv=k, vector=None) for c, e, k in zip(carriers, embeddings, kv, strict=True)]
 
 
 def needles(clips: Sequence[Clip], r: Random) -> Iterator[Needle]:

@@ -174,8 +174,8 @@ class Answerer:
             return None
         shown = self._decoder.shown(question, [carriers for _, carriers in sets])
         found = [(score + LOOK * logit(share), carriers) for (score, carriers), share in zip(sets, shown, strict=True)]
-        enough = _enough(sum(len(each.at_ms) for each in candidates.values()))
-        sure = [each for each in found if each[0] >= enough]
+        bound = enough(sum(len(each.at_ms) for each in candidates.values()))
+        sure = [each for each in found if each[0] >= bound]
         sure.sort(key=lambda each: (round(each[0]), each[1][-1].key.at_ms), reverse=True)
         return [carrier.key for _, carriers in sure for carrier in carriers]
 
@@ -194,7 +194,7 @@ class Answerer:
         return [carrier for carrier in self._memory.get(keys) if carrier is not None]
 
 
-def _enough(carriers: int) -> float:
+def enough(carriers: int) -> float:
     """The logit that outweighs how unlikely it is of any one passage of so many carriers, where one of them shows it as likely as not."""
     return math.log(max(1.0, carriers / PASSAGE))
 

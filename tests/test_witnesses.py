@@ -13,13 +13,15 @@ def passage(best: float, look: float, there: bool) -> Weighed:
 
 
 def test_events_are_found_above_what_is_believed_falsely() -> None:
-    others = [passage(best, 0, False) for best in (5, 4, 3, 2, 1, 0)]
-    events = [passage(best, look, True) for best, look in ((4.5, 0), (2.5, 4), (-8, -8))]
-    name, look, *found, bound = row([*others, *events], days=6, name="alone", reading=alone, look=0.0)
-    assert (name, look, bound) == ("alone", 0.0, 5.0)  # of six days none may be false, one, three
-    assert FALSE == (0.05, 0.2, 0.5) and found == [0, pytest.approx(1 / 3), pytest.approx(2 / 3)]
-    *_, found_by_both, _ = row([*others, *events], days=0, name="alone", reading=alone, look=1.0)
-    assert found_by_both == pytest.approx(1 / 3), "a look that speaks for it"
+    others = [passage(best, 0, False) for best in (9, 4, 3, 2, 1, 0)]
+    events = [passage(best, look, True) for best, look in ((10, 0), (2.5, 7), (-8, -8))]
+    name, look, *found, by_odds, false = row([*others, *events], days=6, name="alone", reading=alone, look=0.0)
+    third = pytest.approx(1 / 3)
+    assert (name, look, FALSE) == ("alone", 0.0, (0.05, 0.2, 0.5))
+    assert found == [third, third, pytest.approx(2 / 3)], "of six days none may be false, one, three"
+    assert (by_odds, false) == (third, pytest.approx(1 / 6)), "what outweighs the passages of a day, 8.5"
+    *_, by_both, false = row([*others, *events], days=6, name="alone", reading=alone, look=1.0)
+    assert (by_both, false) == (pytest.approx(2 / 3), pytest.approx(1 / 6)), "a look that speaks for it"
 
 
 def test_the_mean_of_three_is_of_as_many_as_there_are() -> None:
