@@ -42,6 +42,7 @@ EVENT_S = 10
 BUDGET = 64
 CLIP_MS = SECONDS * 1000
 FAMILIES = (presence, when, direction)
+SUBJECTS = [Subject(kind, colour) for kind in MOVERS for colour in COLOURS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +57,10 @@ class Clip:
     def shows(self, subject: Subject) -> bool:
         """Whether any of it is to be seen."""
         return any(subject.matches(s) and s.visible >= HINT for shot in self.truth.shots for s in shot.sightings)
+
+    def shortly(self, subject: Subject) -> bool:
+        """Whether it is there for seconds, beyond doubt."""
+        return 2 <= len(self.truth.clear(subject)) <= EVENT_S and self.truth.known(subject)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,6 +79,16 @@ class Found:
     recall: list[float]  # of the event's carriers, if there is one: in passages read closer, looked at in the end, and if evenly spread
     right: bool
     select_ms: float
+
+
+def with_head(model: Path) -> VideoScan:
+    """A model that can tell what is relevant, on one thread as in the product, where Ray sees to it. Raises BadParameter for any other."""
+    torch.set_num_threads(1)
+    backbone = Backbone.load(model)
+    scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
+    if scan.head is None:
+        raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
+    return scan
 
 
 def pool(scan: VideoScan, sites: int, first: int = HELD_OUT, footage: Path | None = None) -> list[Clip]:
@@ -97,11 +112,10 @@ def _compact(carriers: Sequence[Carrier]) -> list[Carrier]:
 
 def needles(clips: Sequence[Clip], r: Random) -> Iterator[Needle]:
     """One subject after the other, by turns there for a few seconds and nowhere."""
-    subjects = [Subject(kind, colour) for kind in MOVERS for colour in COLOURS]
     while True:
-        subject = r.choice(subjects)
+        subject = r.choice(SUBJECTS)
         hay = [clip for clip in clips if not clip.shows(subject)]
-        brief = [c for c in clips if 2 <= len(c.truth.clear(subject)) <= EVENT_S and c.truth.known(subject)]
+        brief = [clip for clip in clips if clip.shortly(subject)]
         if hay and brief:
             yield Needle(subject=subject, clip=r.choice(brief), hay=hay)
             yield Needle(subject=subject, clip=None, hay=hay)
@@ -177,20 +191,17 @@ def main(
     count: int = 120,
     first: Annotated[int, typer.Option(help="Seed of the first site.")] = HELD_OUT,
     footage: Annotated[Path | None, typer.Option(help="Keep films here, and find them again.")] = None,
+    one_camera: Annotated[bool, typer.Option("--one-camera", help="Leave out the rows of sixteen, which take longest.")] = False,
     quick: Annotated[bool, typer.Option(help="Fewer sites and questions.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Print recall and accuracy against the length of the stream."""
-    torch.set_num_threads(1)  # as in the product, where Ray sees to it
-    backbone = Backbone.load(model)
-    scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
-    if scan.head is None:
-        raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
+    scan = with_head(model)
     clips = pool(scan, 8 if quick else sites, first, footage)
     recall = ("event's read closer", f"event's among {BUDGET}", "evenly spread")
     columns = ("cameras", "stream", "carriers", *recall, "right, there", "right, not", "select p95 ms")
     lengths = tuple(LENGTHS)[: 3 if quick else None]
-    rows = [row for cameras in (1, 16) for row in table(scan, clips, cameras, lengths, 12 if quick else count)]
+    rows = [row for cameras in (1, 16)[: 1 if one_camera else None] for row in table(scan, clips, cameras, lengths, 12 if quick else count)]
     show("A few seconds among hours", columns, rows, [f"model {scan.fingerprint}", f"{len(clips) * SECONDS:,} different seconds"])
     write(json_file, {"needle": [dict(zip(columns, row, strict=True)) for row in rows]})
 

@@ -15,20 +15,17 @@ from random import Random
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from rich.progress import track
 
 from bench.held_out import SECONDS
-from bench.needle import EVENT_S, LENGTHS, Clip, pool
+from bench.needle import LENGTHS, SUBJECTS, Clip, pool, with_head
 from bench.report import console, show, write
-from model import embedded, relevance
-from model.backbone import Backbone
+from model import embedded
 from model.videoscan import VideoScan
 from pipeline.answerer import enough, logit
 from pipeline.selection import REACH, steadied
-from simulator.visits import COLOURS, MOVERS
 from simulator.watching import Subject, article
 
 DEVELOPMENT = 2_400  # first seed
@@ -72,7 +69,7 @@ def weighed(scan: VideoScan, clips: Sequence[Clip], subject: Subject, r: Random)
     logits = {id(clip): clip.vectors @ sought for clip in clips}
     likely = {id(clip): steadied(clip.at_ms, logits[id(clip)]) for clip in clips}
     others = sorted((clip for clip in clips if not clip.shows(subject)), key=lambda clip: -likely[id(clip)].max())
-    events = [clip for clip in clips if 2 <= len(clip.truth.clear(subject)) <= EVENT_S and clip.truth.known(subject)]
+    events = [clip for clip in clips if clip.shortly(subject)]
     for clip in (*events, *others[:ALIKE]):
         best = int(likely[id(clip)].argmax())
         part = slice(max(0, best - REACH), best + REACH + 1)
@@ -101,15 +98,10 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Print what is found by each way to weigh."""
-    torch.set_num_threads(1)
-    backbone = Backbone.load(model)
-    scan = VideoScan(backbone, relevance=relevance.load(backbone, model))
-    if scan.head is None:
-        raise typer.BadParameter(f"{model} has no {relevance.FILE}; see python -m model.train_relevance --help")
+    scan = with_head(model)
     clips, r = pool(scan, 8 if quick else sites, DEVELOPMENT, footage), Random("witnesses")
-    subjects = [Subject(kind, colour) for kind in MOVERS for colour in COLOURS]
-    some = [each for subject in track(subjects, "looking", console=console) for each in weighed(scan, clips, subject, r)]
-    days = sum(not clip.shows(subject) for clip in clips for subject in subjects) / LENGTHS["24 hours"]
+    some = [each for subject in track(SUBJECTS, "looking", console=console) for each in weighed(scan, clips, subject, r)]
+    days = sum(not clip.shows(subject) for clip in clips for subject in SUBJECTS) / LENGTHS["24 hours"]
     rows = [row(some, days, name, reading, look) for name, reading in READINGS.items() for look in LOOKS]
     columns = ("a moment is read", "look counts", *(f"found at {share:.0%} false" for share in FALSE), "found by n to 1", "false a day")
     events = sum(each.there for each in some)

@@ -103,12 +103,12 @@ def _loss(head: Relevance, drawn: Drawn, questions: Questions) -> tuple[Tensor, 
 
 def fitted(logits: Tensor, truth: Tensor) -> tuple[float, float]:
     """Slope and offset that make logits as sure as they are right, all of them [n], of what is so or not [n]."""
-    line = torch.tensor([1.0, 0.0], requires_grad=True)
+    line, so = torch.tensor([1.0, 0.0], requires_grad=True), truth.float()
     optimiser = torch.optim.LBFGS([line], max_iter=50)
 
     def loss() -> float:
         optimiser.zero_grad()
-        told = binary_cross_entropy_with_logits(line[0] * logits + line[1], truth.float())
+        told = binary_cross_entropy_with_logits(line[0] * logits + line[1], so)
         told.backward()
         return told.item()
 
