@@ -16,6 +16,7 @@ RELEVANT = 0.0  # a score from here on says: it shows what is asked about
 NEWEST, TOP, LATEST = 0.25, 0.5, 0.75  # of the budget: filled so far by the newest, what was found or scores highest, the latest relevant
 PASSAGES, REACH = 8, 8  # that are looked at closer: half of them the surest; each so many carriers before and after
 PASSAGE = 2 * REACH + 1
+SPARSE = 10  # times as many as the budget: of these an even spread misses what is there for seconds, and may be taken for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,10 +69,11 @@ def select(
 
     The newest of each camera is always among them, since questions mean now unless they say otherwise, and as many as `recent` of each
     where that leaves room. Then what was `found` by looking closer, and nothing else: what is around might be taken for it. Where nothing
-    was, the rest goes evenly over the time. Where nobody can look closer (None), of what is relevant both the surest and the latest come
-    first, the surest with what came just before and after.
+    was, the rest goes evenly over the time, unless that would be `SPARSE`: then there are more of the newest. Where nobody can look
+    closer (None), of what is relevant both the surest and the latest come first, the surest with what came just before and after.
     """
-    if sum(len(c.at_ms) for c in candidates.values()) <= budget:
+    count = sum(len(c.at_ms) for c in candidates.values())
+    if count <= budget:
         return sorted((CarrierKey(camera_id=n, at_ms=int(at)) for n, c in candidates.items() for at in c.at_ms), key=_in_time)
     chosen: dict[CarrierKey, None] = {}
     _take(chosen, islice(_newest(candidates, recent), max(len(candidates), int(budget * NEWEST))), budget)
@@ -80,6 +82,8 @@ def select(
         _take(chosen, _latest(candidates, budget), int(budget * LATEST))
     if found:
         _take(chosen, found, int(budget * TOP))
+    elif found is not None and count > SPARSE * budget:
+        _take(chosen, _newest(candidates, budget), int(budget * NEWEST))
     else:
         _take(chosen, _spread(candidates, tuple(chosen), budget - len(chosen)), budget)
     return sorted(chosen, key=_in_time)

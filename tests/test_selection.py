@@ -60,7 +60,13 @@ def test_what_was_found_is_taken_in_the_place_of_what_is_relevant() -> None:
     one = {"gate": camera(5000, relevant=dict.fromkeys(range(100, 400), 2.0))}
     found = [CarrierKey(camera_id="gate", at_ms=s * 1000) for s in range(3000, 3050)]
     assert seconds(select(one, 64, found=found), "gate") == [*range(3000, 3031), 4999], "half of the budget, and nothing around"
-    assert select(one, 64, found=()) == select({"gate": camera(5000, scored=False)}, 64)
+
+
+def test_where_nothing_was_found_it_is_an_even_spread_unless_that_would_be_too_sparse() -> None:
+    assert select({"gate": camera(640)}, 64, found=()) == select({"gate": camera(640, scored=False)}, 64)
+    assert seconds(select({"gate": camera(641)}, 64, found=()), "gate") == [*range(625, 641)]
+    both = select({"gate": camera(5000), "yard": camera(3000)}, 64, found=())
+    assert (seconds(both, "gate"), seconds(both, "yard")) == ([*range(4992, 5000)], [*range(2992, 3000)]), "the newest of each"
 
 
 def test_passages_are_the_surest_and_the_latest_and_none_twice() -> None:
