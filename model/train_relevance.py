@@ -1,6 +1,6 @@
 """Trains the head that says which carriers a question is about, after the model and without changing it.
 
-    python -m model.train_relevance .cache/footage model/embedded --minutes 10
+    python -m model.train_relevance .cache/footage model/embedded --minutes 10 --crowded .cache/crowded
 
 It takes simulated sites and their mirror images, whose truth is known: what each patch and frame shows, and what each question is about.
 Of what it was not taught the head is surer than it is right. In the end its logits are scaled by that (Guo et al. 2017, arXiv 1706.04599),
@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from model.backbone import Backbone
 from model.examples import Library
 from model.probe import SUBJECTS
-from model.relevance import CLASSES, FILE, Relevance, read
+from model.relevance import CLASSES, FILE, Relevance, load, read
 from pipeline.core import VECTOR
 from simulator.questions import FAMILIES, ask
 from simulator.visits import CAMERAS, MOVERS
@@ -129,20 +130,27 @@ def calibrate(head: Relevance, drawn: Drawn, questions: Questions) -> None:
     print(f"a logit x is {slope:.3f} x {offset:+.3f}")
 
 
-def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = None) -> None:
+def main(
+    footage: Path,
+    folder: Path,
+    minutes: float = 10,
+    sites: int | None = None,
+    crowded: Annotated[Path | None, typer.Option(help="Footage by model.footage --crowded, of which half of the frames are.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the head that is there.")] = False,
+) -> None:
     """Train a model's head on simulated sites, all that there are or so many, and save it beside the weights; the last tenth checks it."""
     backbone = Backbone.load(folder)
+    head = _beginning(backbone, folder, resume)
     library = Library(footage, backbone, sites)
+    crowds = Library(crowded, backbone) if crowded else None
     r, split = Random("relevance"), len(library) * 9 // 10
     taught, checked = range(split), range(split, len(library))
     questions, checks = (Questions.over(backbone, library, each, r) for each in (taught, checked))
     unseen = library.drawn(checked, CHECKED)
-    head = Relevance.of(backbone)
-    head.groups.copy_(groups())
     optimiser = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=0.05)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        loss, *_ = _loss(head, library.drawn(taught, FRAMES), questions.drawn(ASKED))
+        loss, *_ = _loss(head, _drawn(library, taught, crowds), questions.drawn(ASKED))
         optimiser.param_groups[0]["lr"] = RATE * min(1.0, step / WARM) * (1 - done)
         optimiser.zero_grad()
         loss.backward()
@@ -152,6 +160,24 @@ def main(footage: Path, folder: Path, minutes: float = 10, sites: int | None = N
             print(f"{done:.0%} step {step} loss {loss.item():.4f} {_check(head, unseen, checks)}", flush=True)
     calibrate(head, unseen, checks)
     save_model(head, str(folder / FILE))
+
+
+def _beginning(backbone: Backbone, folder: Path, resume: bool) -> Relevance:
+    """A head to be trained: fresh, or the model's own. Raises BadParameter where there is none."""
+    head = load(backbone, folder) if resume else Relevance.of(backbone)
+    if head is None:
+        raise typer.BadParameter(f"{folder} has no {FILE} to go on from")
+    head.groups.copy_(groups())
+    return head.train().requires_grad_(True)
+
+
+def _drawn(library: Library, taught: range, crowds: Library | None) -> Drawn:
+    """The frames of a step: of the sites that are taught, half of them crowded where there are such."""
+    if crowds is None:
+        return library.drawn(taught, FRAMES)
+    parts = library.drawn(taught, FRAMES // 2), crowds.drawn(range(len(crowds)), FRAMES // 2)
+    features, shown, covering = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    return features, shown, covering
 
 
 @torch.inference_mode()

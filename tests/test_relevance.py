@@ -5,14 +5,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from carriers import Watched
 from numpy.typing import NDArray
-from safetensors.torch import save_model
+from safetensors.torch import load_file, save_model
 from small_models import EVERY_KIND, F32, ONE, Shape, backbone, bound, frames, off, stream
 
 from model import embedded, footage, hours, pretrain_tower, relevance, train_relevance
@@ -24,6 +26,9 @@ from model.videoscan import VideoScan
 from pipeline.answerer import Answerer
 from pipeline.core import VECTOR, Carrier, Frame, Question
 from pipeline.prefiller import Prefiller
+from simulator.visits import CAMERAS
+from simulator.watching import HINT
+from simulator.world import Site
 
 QUESTION = "Was there a red car?"
 
@@ -194,6 +199,33 @@ def test_a_head_is_trained_and_tells_what_resembles_what(filmed: Path, tmp_path:
     assert table.shape == (2, 2, 4, 40, len(SUBJECTS)) and table.dtype == np.float16
     shown = Library(filmed, Backbone.load(model)).showing
     assert table[0][shown[0] == 1].mean() > table[0][shown[0] == 0].mean() + 1  # the first site is taught, the last checks it
+
+
+def crowded(folder: Path, seed: int) -> float:
+    """Share of a site's pictures in which one thing may stand before another."""
+    site, (_, times) = Site(seed), footage.read(folder, seed)
+    shown = [[s.x for s in site.sightings(camera, t) if s.visible >= HINT] for camera, row in zip(CAMERAS, times, strict=True) for t in row]
+    return sum(any(abs(a - b) < footage.BEFORE for a, b in combinations(xs, 2)) for xs in shown) / len(shown)
+
+
+def test_crowded_footage_shows_things_that_stand_before_others(filmed: Path, tmp_path: Path) -> None:
+    footage.main(tmp_path, sites=1, seconds=10, workers=1, first=100_000, crowded=True)
+    pictures, times = footage.read(tmp_path, 100_000)
+    assert pictures.shape == (4, 10, 128, 128, 3) and (np.diff(times) > 0).all()
+    assert crowded(tmp_path, 100_000) > 0.5 and crowded(filmed, 1_000) < 0.3
+
+
+def test_a_head_goes_on_from_what_it_knows_over_crowded_frames_too(filmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_relevance, "FRAMES", 32)
+    monkeypatch.setattr(train_relevance, "RATE", 1e-5)
+    model = tmp_path / "model"
+    shutil.copytree(embedded.FOLDER, model, ignore=shutil.ignore_patterns(relevance.FILE))
+    with pytest.raises(typer.BadParameter, match="no relevance.safetensors"):
+        train_relevance.main(filmed, model, resume=True)
+    shutil.copy(embedded.FOLDER / relevance.FILE, model)
+    train_relevance.main(filmed, model, minutes=0.05, crowded=filmed, resume=True)
+    before, after = (load_file(folder / relevance.FILE) for folder in (embedded.FOLDER, model))
+    assert 0 < off(after["patch.1.weight"], before["patch.1.weight"]) < 0.01
 
 
 def test_a_tower_goes_on_from_what_a_saved_models_knows(filmed: Path, tmp_path: Path) -> None:
