@@ -28,7 +28,7 @@ from simulator.world import Site
 
 TRAINING_SEEDS = range(1_000, 900_000)  # held-out sites have seeds from 900,000 on
 PASSAGE_S = 4  # of crowded footage
-BEFORE = 70  # of the picture's width: things closer than this cover one another
+BEFORE = 70  # of the WIDTH that sites are drawn in: of things closer than this one may cover the other
 
 
 def film(seed: int, seconds: int, side: int, crowded: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -51,7 +51,7 @@ def _crowded(site: Site, camera: str, start: float) -> Iterator[float]:
     """The seconds of passages in which something stands before something else."""
     for begin in count(start, PASSAGE_S):
         seen = [s for s in site.sightings(camera, begin + PASSAGE_S / 2) if s.visible >= HINT]
-        if any(one.id != other.id and abs(one.x - other.x) < BEFORE for one, other in combinations(seen, 2)):
+        if any(abs(one.x - other.x) < BEFORE for one, other in combinations(seen, 2)):
             yield from (begin + second for second in range(PASSAGE_S))
 
 

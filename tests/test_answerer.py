@@ -230,6 +230,7 @@ def test_what_looks_like_it_is_looked_at_closer_and_only_what_is_it_is_answered_
 def test_when_a_closer_look_finds_nothing_what_is_answered_from_is_evenly_spread_or_the_newest() -> None:
     found = looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 3.0), when=between(1000, 1600))
     assert len(found) == 64 and (min(found), max(found)) == (1000, 1600)
+    assert sum(s in found for s in EVENT) < 2, "what is spread evenly may be among them"
     assert looked_closer(Decoder(shows=set()), dict.fromkeys(EVENT, 5.0)) == set(range(4984, 5000)), "too long for a spread"
 
 
